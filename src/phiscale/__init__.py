@@ -1,0 +1,55 @@
+"""phiscale: EfficientNets that fit your budget.
+
+What needs torch is imported on first use (PEP 562), so that specs, scaling, cost and bundles work without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from phiscale.version import VERSION
+
+if TYPE_CHECKING:
+    from phiscale.architecture import Coefficients, Design, NetworkSpec, Preprocess, scale
+    from phiscale.architecture.catalog import design, list_networks
+    from phiscale.cost import Budget, Cost, fit_budget
+
+__version__ = VERSION
+
+_HOMES = {
+    "Budget": "phiscale.cost",
+    "Coefficients": "phiscale.architecture",
+    "Cost": "phiscale.cost",
+    "Design": "phiscale.architecture",
+    "NetworkSpec": "phiscale.architecture",
+    "Preprocess": "phiscale.architecture",
+    "design": "phiscale.architecture.catalog",
+    "fit_budget": "phiscale.cost",
+    "list_networks": "phiscale.architecture.catalog",
+    "scale": "phiscale.architecture",
+}
+
+__all__ = [
+    "Budget",
+    "Coefficients",
+    "Cost",
+    "Design",
+    "NetworkSpec",
+    "Preprocess",
+    "__version__",
+    "design",
+    "fit_budget",
+    "list_networks",
+    "scale",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'phiscale' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,30 @@
+"""Floor 0 · what a network is.
+
+Comes in: names, numbers, TOML.  Goes out: NetworkSpec, Design, plan (blocks), layout.
+Never: imports anything but the standard library; guesses; trains.
+Start reading: spec.py, then plan.py (widths), scaling.py (the paper's rule), catalog/ (the published networks).
+"""
+
+from phiscale.architecture.design import Design, Origin
+from phiscale.architecture.plan import Block, blocks
+from phiscale.architecture.preprocess import Preprocess
+from phiscale.architecture.rounding import Rounding, round_depth, round_width
+from phiscale.architecture.scaling import Coefficients, scale, scale_spec
+from phiscale.architecture.spec import NetworkSpec, Stage, Stem
+
+__all__ = [
+    "Block",
+    "Coefficients",
+    "Design",
+    "NetworkSpec",
+    "Origin",
+    "Preprocess",
+    "Rounding",
+    "Stage",
+    "Stem",
+    "blocks",
+    "round_depth",
+    "round_width",
+    "scale",
+    "scale_spec",
+]

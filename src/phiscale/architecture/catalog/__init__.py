@@ -1,0 +1,54 @@
+"""The published networks, one file a paper; a row = design + recipe defaults + published figures + source.
+
+Comes in: a name or pattern.  Goes out: Row, Design.  Never: builds a module or loads a weight.
+Start reading: efficientnet.py; `rows()` below joins the files. To add a network, add its row there (CONTRIBUTING.md).
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cache
+from types import MappingProxyType
+
+from phiscale.architecture.catalog import efficientnet
+from phiscale.architecture.catalog.row import Row
+from phiscale.architecture.design import Design
+from phiscale.errors import UnknownNetworkError
+
+__all__ = ["Row", "design", "list_networks", "row", "rows"]
+
+
+@cache
+def rows() -> Mapping[str, Row]:
+    """All published networks by name, in the order of their papers."""
+    return MappingProxyType({row.name: row for row in (*efficientnet.ROWS,)})
+
+
+def list_networks(pattern: str = "*") -> list[str]:
+    """Names that match a shell pattern; a word without `*` matches anywhere.
+
+    >>> list_networks("efficientnet_b?")[:2]
+    ['efficientnet_b0', 'efficientnet_b1']
+    """
+    pattern = pattern.lower()
+    pattern = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    return [name for name in rows() if fnmatchcase(name, pattern)]
+
+
+def row(name: str) -> Row:
+    """The row of a published network. UnknownNetworkError carries the nearest names."""
+    wanted = name.lower().replace("-", "_")
+    if wanted in rows():
+        return rows()[wanted]
+    near = get_close_matches(wanted, rows(), 3, 0.75)
+    hint = f"did you mean {', '.join(near)}?" if near else "`phiscale list` shows all"
+    raise UnknownNetworkError(f"no network {name!r}; {hint}; to make one: phiscale design efficientnet_b0 --phi 8 (or give a .toml file)")
+
+
+def design(name: str) -> Design:
+    """The design of a published network, at its published resolution.
+
+    >>> design("efficientnet_b1").resolution
+    240
+    """
+    return row(name).design

@@ -1,0 +1,101 @@
+"""Compound scaling, arXiv 1905.11946 section 3.3: depth alpha^phi, width beta^phi, resolution gamma^phi.
+
+How a scaled number becomes whole is a choice of each publication and is an argument here (`Rounding`, in rounding.py), never hidden.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from phiscale.architecture.design import Design, Origin
+from phiscale.architecture.rounding import Rounding, round_depth, round_width
+from phiscale.architecture.spec import NetworkSpec, Stem
+from phiscale.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coefficients:
+    """The paper's alpha (depth), beta (width), gamma (resolution) at phi = 1; alpha * beta^2 * gamma^2 is about 2."""
+
+    alpha: float = 1.2
+    beta: float = 1.1
+    gamma: float = 1.15
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "gamma"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0.1 <= value <= 10):
+                raise ArgumentError(f"coefficient {name} must be between 0.1 and 10, got {value}; the paper's are 1.2, 1.1, 1.15")
+
+    @property
+    def ratio(self) -> float:
+        """Cost growth for one step of phi before rounding.
+
+        >>> round(Coefficients().ratio, 3)
+        1.92
+        """
+        return self.alpha * self.beta**2 * self.gamma**2
+
+
+def scale_spec(spec: NetworkSpec, *, depth: float = 1.0, width: float = 1.0, rounding: Rounding | None = None) -> NetworkSpec:
+    """`spec` with all depths and widths multiplied and rounded; a factor of 1 changes nothing."""
+    how = rounding or Rounding()
+
+    def wide(channels: int) -> int:
+        return channels if width == 1.0 else round_width(channels * width, how.divisor, how.guard)
+
+    stages = tuple(
+        replace(
+            stage,
+            width=wide(stage.width),
+            depth=stage.depth
+            if depth == 1.0 or (not how.ends and number in (0, len(spec.stages) - 1))
+            else round_depth(stage.depth * depth, how.depth),
+        )
+        for number, stage in enumerate(spec.stages)
+    )
+    if not how.ends:
+        return replace(spec, stages=stages)
+    stem = Stem(widths=tuple(wide(w) for w in spec.stem.widths), kernel=spec.stem.kernel, stride=spec.stem.stride, pool=spec.stem.pool)
+    return replace(spec, stages=stages, stem=stem, head_width=wide(spec.head_width) if spec.head_width else 0)
+
+
+def scale(
+    design: Design,
+    *,
+    phi: float | None = None,
+    coefficients: Coefficients | tuple[float, float, float] | None = None,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: float | None = None,
+) -> Design:
+    """`design` grown by the compound coefficient `phi`, or by factors of depth, width and resolution given by hand.
+
+    phi may be negative (smaller than the baseline). A factor given beside phi replaces phi's own for that dimension.
+    Resolution is rounded to the nearest pixel. ArgumentError for factors that are not positive and finite.
+
+    >>> from phiscale.architecture.catalog import design as published
+    >>> scale(published("efficientnet_b0"), phi=1).resolution
+    258
+    """
+    if not isinstance(coefficients, Coefficients):
+        coefficients = Coefficients(alpha=coefficients[0], beta=coefficients[1], gamma=coefficients[2]) if coefficients else Coefficients()
+    if phi is not None and not (math.isfinite(phi) and abs(phi) <= 64):
+        raise ArgumentError(f"phi must be between -64 and 64, got {phi}")
+    by_phi = (1.0, 1.0, 1.0) if phi is None else (coefficients.alpha**phi, coefficients.beta**phi, coefficients.gamma**phi)
+    d, w, r = (given if given is not None else own for given, own in zip((depth, width, resolution), by_phi, strict=True))
+    for name, factor in (("depth", d), ("width", w), ("resolution", r)):
+        if not (math.isfinite(factor) and 0 < factor <= 1e6):
+            raise ArgumentError(f"{name} factor must be positive and finite, got {factor}")
+    return Design(
+        spec=scale_spec(design.spec, depth=d, width=w, rounding=design.rounding),
+        resolution=max(1, math.floor(design.resolution * r + 0.5)),
+        rounding=design.rounding,
+        origin=Origin(
+            baseline=design.origin.baseline,
+            phi=phi,
+            coefficients=(coefficients.alpha, coefficients.beta, coefficients.gamma) if phi is not None else None,
+            depth=design.origin.depth * d,
+            width=design.origin.width * w,
+            resolution=design.origin.resolution * r,
+        ),
+    )

@@ -1,0 +1,134 @@
+"""Params, multiply-adds and activations in closed form: one row a convolution or linear layer, named as its module path.
+
+MACs are multiply-adds of convolutions and linear layers only (EfficientNet-B0 at 224: 385,814,752); activations are
+their outputs (the convention of pycls). Batch norms count as params of the convolution before them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import assert_never
+
+from phiscale.architecture.design import Design
+from phiscale.architecture.plan import Block, blocks, feature_width, out_size
+from phiscale.architecture.spec import NetworkSpec, Padding
+from phiscale.cost.memory import peak_bytes
+
+Size = tuple[int, int]  # height, width in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """One convolution or linear layer for one image; `params` includes the batch norm behind it."""
+
+    name: str
+    kind: str  # "conv 3x3", "depthwise 5x5", "linear"
+    w_in: int
+    w_out: int
+    size: Size  # of its output
+    params: int
+    macs: int
+
+    @property
+    def activations(self) -> int:
+        return self.w_out * self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Totals of a design. peak_bytes: weights and live activations of the folded float32 network, for one image."""
+
+    params: int
+    macs: int
+    activations: int
+    peak_bytes: int
+
+
+def cost(design: Design) -> Cost:
+    """Totals at the design's resolution.
+
+    >>> from phiscale.architecture.catalog import design
+    >>> b0 = cost(design("efficientnet_b0")); b0.params, b0.macs
+    (5288548, 385814752)
+    """
+    params = macs = activations = 0
+    for layer in layers(design.spec, design.resolution):
+        params += layer.params
+        macs += layer.macs
+        activations += layer.activations
+    return Cost(params=params, macs=macs, activations=activations, peak_bytes=peak_bytes(design.spec, design.resolution))
+
+
+def layers(spec: NetworkSpec, resolution: int | Size) -> tuple[LayerCost, ...]:
+    """One row a layer, in order of execution, for an image of `resolution` pixels (a side, or height and width)."""
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    return tuple(_layers(spec, size))
+
+
+def _layers(spec: NetworkSpec, size: Size) -> Iterator[LayerCost]:
+    w_in = spec.in_channels
+    for number, width in enumerate(spec.stem.widths):
+        kernel, stride = (spec.stem.kernel, spec.stem.stride) if number == 0 else (3, 1)
+        size = _after(size, kernel, stride, spec.padding)
+        yield _conv(f"stem.{number}.conv", w_in, width, kernel, size)
+        w_in = width
+    if spec.stem.pool:
+        size = _after(size, 3, 2, spec.padding)
+    for block in blocks(spec):
+        before, size = size, _after(size, block.kernel, block.stride, spec.padding)
+        yield from _block(block, before, size)
+    if spec.head_width:
+        yield _conv("head.conv", spec.stages[-1].width, spec.head_width, 1, size)
+    if spec.num_classes:
+        features = feature_width(spec)
+        macs = features * spec.num_classes
+        yield LayerCost("classifier", "linear", features, spec.num_classes, (1, 1), macs + spec.num_classes, macs)
+
+
+def _block(block: Block, before: Size, after: Size) -> Iterator[LayerCost]:
+    name, k = block.name, block.kernel
+    match block.kind:
+        case "mbconv":
+            if block.expands:
+                yield _conv(f"{name}.expand.conv", block.w_in, block.w_mid, 1, before)
+            yield _depthwise(f"{name}.depthwise.conv", block.w_mid, k, after)
+            yield from _squeeze_excite(block, block.w_mid)
+            yield _conv(f"{name}.project.conv", block.w_mid, block.w_out, 1, after)
+        case "fused":
+            if block.expands:
+                yield _conv(f"{name}.expand.conv", block.w_in, block.w_mid, k, after)
+                yield from _squeeze_excite(block, block.w_mid)
+            yield _conv(f"{name}.project.conv", block.w_mid, block.w_out, 1 if block.expands else k, after)
+        case "separable":
+            yield _depthwise(f"{name}.depthwise.conv", block.w_in, k, after)
+            yield from _squeeze_excite(block, block.w_in)
+            yield _conv(f"{name}.project.conv", block.w_in, block.w_out, 1, after)
+        case "bottleneck":
+            yield _conv(f"{name}.reduce.conv", block.w_in, block.w_mid, 1, before)
+            yield _conv(f"{name}.spatial.conv", block.w_mid, block.w_mid, k, after)
+            yield _conv(f"{name}.expand.conv", block.w_mid, block.w_out, 1, after)
+            yield from _squeeze_excite(block, block.w_out)
+            if block.stride > 1 or block.w_in != block.w_out:
+                yield _conv(f"{name}.shortcut.conv", block.w_in, block.w_out, 1, after)
+        case _:
+            assert_never(block.kind)
+
+
+def _after(size: Size, kernel: int, stride: int, padding: Padding) -> Size:
+    return out_size(size[0], kernel, stride, padding), out_size(size[1], kernel, stride, padding)
+
+
+def _conv(name: str, w_in: int, w_out: int, kernel: int, size: Size) -> LayerCost:
+    weights = w_in * w_out * kernel * kernel
+    return LayerCost(name, f"conv {kernel}x{kernel}", w_in, w_out, size, weights + 2 * w_out, weights * size[0] * size[1])
+
+
+def _depthwise(name: str, width: int, kernel: int, size: Size) -> LayerCost:
+    weights = width * kernel * kernel
+    return LayerCost(name, f"depthwise {kernel}x{kernel}", width, width, size, weights + 2 * width, weights * size[0] * size[1])
+
+
+def _squeeze_excite(block: Block, width: int) -> Iterator[LayerCost]:
+    if block.w_se:
+        weights = width * block.w_se
+        yield LayerCost(f"{block.name}.se.reduce", "conv 1x1", width, block.w_se, (1, 1), weights + block.w_se, weights)
+        yield LayerCost(f"{block.name}.se.expand", "conv 1x1", block.w_se, width, (1, 1), weights + width, weights)

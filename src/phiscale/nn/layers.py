@@ -1,0 +1,110 @@
+"""The small parts: same-padded convolution, convolution + norm + activation, squeeze-excite, stochastic depth."""
+
+from functools import partial
+from typing import assert_never
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phiscale.architecture.spec import Activation, NetworkSpec, Padding
+
+
+def activation(name: Activation) -> nn.Module:
+    match name:
+        case "silu":
+            return nn.SiLU()
+        case "relu":
+            return nn.ReLU()
+        case "relu6":
+            return nn.ReLU6()
+        case "hardswish":
+            return nn.Hardswish()
+        case _:
+            assert_never(name)
+
+
+def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TF's padding of one axis: the odd pixel goes after. Plain integer arithmetic, so that it exports with dynamic sizes."""
+    out = (size + stride - 1) // stride
+    total = max((out - 1) * stride + kernel - size, 0) if stride > kernel else (out - 1) * stride + kernel - size
+    return total // 2, total - total // 2
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d without bias, padded as the spec says: (B, w_in, H, W) -> (B, w_out, H', W')."""
+
+    def __init__(self, w_in: int, w_out: int, kernel: int, stride: int = 1, groups: int = 1, padding: Padding = "same") -> None:
+        # at stride 1 an odd kernel pads the same on both sides, which the convolution does itself
+        self.pads_itself = padding == "symmetric" or stride == 1
+        super().__init__(w_in, w_out, kernel, stride, (kernel - 1) // 2 if self.pads_itself else 0, groups=groups, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the base class names it so)
+        x = input
+        if not self.pads_itself:
+            top, bottom = same_pads(x.shape[2], self.kernel_size[0], self.stride[0])
+            left, right = same_pads(x.shape[3], self.kernel_size[1], self.stride[1])
+            x = F.pad(x, (left, right, top, bottom))
+        return super().forward(x)
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm, and an activation where one is named: (B, w_in, H, W) -> (B, w_out, H', W')."""
+
+    def __init__(
+        self,
+        w_in: int,
+        w_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        eps: float,
+        padding: Padding,
+        act: Activation | None,
+        momentum: float,
+    ) -> None:
+        super().__init__()
+        self.conv = Conv2d(w_in, w_out, kernel, stride, groups, padding)
+        self.bn = nn.BatchNorm2d(w_out, eps=eps, momentum=momentum)
+        self.act = activation(act) if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+def conv_norm_of(spec: NetworkSpec, momentum: float) -> partial[ConvNorm]:
+    """ConvNorm with what the whole network shares filled in."""
+    return partial(ConvNorm, eps=spec.bn_eps, padding=spec.padding, momentum=momentum)
+
+
+class SqueezeExcite(nn.Module):
+    """Gate channels by their global mean: (B, C, H, W) -> same.   C -> w_se -> C, activation then sigmoid.   Source: arXiv 1709.01507."""
+
+    def __init__(self, width: int, w_se: int, act: Activation) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(width, w_se, 1)
+        self.act = activation(act)
+        self.expand = nn.Conv2d(w_se, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * gate.sigmoid()
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training drop a sample's whole branch with probability `rate`.   Source: arXiv 1603.09382."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(keep)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"

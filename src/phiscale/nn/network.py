@@ -1,0 +1,82 @@
+"""The whole network, read top to bottom. Its state_dict is `layout(spec)`; a test holds the two together."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from phiscale.architecture.plan import blocks, feature_width
+from phiscale.architecture.spec import NetworkSpec
+from phiscale.nn.blocks import make_block
+from phiscale.nn.layers import conv_norm_of
+
+
+class Network(nn.Module):
+    """Images (B, in_channels, H, W), normalised, any H and W -> logits (B, num_classes), or pooled features where that is 0.
+
+    drop_path grows linearly with the block index from 0 (block 0 never drops; the last is just below `drop_path`), as the
+    reference TPU implementation's survival probability does. Weights start as the reference's do.
+    """
+
+    def __init__(self, spec: NetworkSpec, *, dropout: float = 0.0, drop_path: float = 0.0, bn_momentum: float = 0.01) -> None:
+        super().__init__()
+        self.spec = spec
+        conv = conv_norm_of(spec, bn_momentum)
+        plan = blocks(spec)
+
+        stem = spec.stem
+        widths = (spec.in_channels, *stem.widths)
+        self.stem = nn.Sequential(
+            *(
+                conv(w_in, w_out, stem.kernel if number == 0 else 3, stem.stride if number == 0 else 1, act=spec.activation)
+                for number, (w_in, w_out) in enumerate(itertools.pairwise(widths))
+            )
+        )
+        self.pool = nn.MaxPool2d(3, 2, 1) if stem.pool else nn.Identity()
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    make_block(block, spec, drop_path=drop_path * block.index / len(plan), bn_momentum=bn_momentum)
+                    for block in plan
+                    if block.stage == number
+                )
+            )
+            for number in range(len(spec.stages))
+        )
+        self.head = conv(spec.stages[-1].width, spec.head_width, act=spec.activation) if spec.head_width else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(feature_width(spec), spec.num_classes) if spec.num_classes else nn.Identity()
+        initialise(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, before pooling: (B, feature_width, H', W')."""
+        x = self.pool(self.stem(x))
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.forward_features(x).mean((2, 3))
+        return self.classifier(self.dropout(pooled))
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """The reference's start: convolutions N(0, 2 / (k k out)), a depthwise one with out = 1; linear U(+-1 / sqrt(out)).
+
+    Source: tensorflow/tpu efficientnet_model.py, conv_kernel_initializer and dense_kernel_initializer.
+    """
+    for part in module.modules():
+        match part:
+            case nn.Conv2d():
+                fan_out = part.kernel_size[0] * part.kernel_size[1] * part.out_channels // part.groups
+                part.weight.normal_(0, math.sqrt(2 / fan_out))
+                if part.bias is not None:
+                    part.bias.zero_()
+            case nn.Linear():
+                bound = 1 / math.sqrt(part.out_features)
+                part.weight.uniform_(-bound, bound)
+                part.bias.zero_()
+            case _:
+                pass
