@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from phiscale.architecture import Coefficients, Design, NetworkSpec, Preprocess, scale
     from phiscale.architecture.catalog import design, list_networks
     from phiscale.cost import Budget, Cost, fit_budget
+    from phiscale.weights import create_model, load_weights
 
 __version__ = VERSION
 
@@ -22,9 +23,11 @@ _HOMES = {
     "Design": "phiscale.architecture",
     "NetworkSpec": "phiscale.architecture",
     "Preprocess": "phiscale.architecture",
+    "create_model": "phiscale.weights",
     "design": "phiscale.architecture.catalog",
     "fit_budget": "phiscale.cost",
     "list_networks": "phiscale.architecture.catalog",
+    "load_weights": "phiscale.weights",
     "scale": "phiscale.architecture",
 }
 
@@ -36,9 +39,11 @@ __all__ = [
     "NetworkSpec",
     "Preprocess",
     "__version__",
+    "create_model",
     "design",
     "fit_budget",
     "list_networks",
+    "load_weights",
     "scale",
 ]
 

