@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phiscale.architecture.check import build, check, check_int, check_real
 from phiscale.architecture.rounding import Rounding
-from phiscale.architecture.spec import NetworkSpec, build
+from phiscale.architecture.spec import NetworkSpec
 from phiscale.architecture.toml import dumps
 from phiscale.errors import ArgumentError, SpecError
 
@@ -20,7 +21,7 @@ MAX_RESOLUTION = 1 << 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """How a design came about: the baseline's name and what it was multiplied by (phi and coefficients if by phi)."""
+    """How a design came about: the baseline's name and what it was multiplied by (phi and coefficients if by phi alone)."""
 
     baseline: str = "own"
     phi: float | None = None
@@ -31,7 +32,17 @@ class Origin:
     budget: str = ""  # as asked, e.g. "macs 1G, memory 64MB"
 
     def __post_init__(self) -> None:
+        for name in ("baseline", "budget"):
+            check("origin", ok=isinstance(getattr(self, name), str), say=f"{name} must be text, got {getattr(self, name)!r}")
+        for name in ("depth", "width", "resolution"):
+            check_real("origin", name, getattr(self, name), 1e-30, 1e30)
+        if self.phi is not None:
+            check_real("origin", "phi", self.phi, -1e3, 1e3)
         if self.coefficients is not None:
+            three = isinstance(self.coefficients, (tuple, list)) and len(self.coefficients) == 3
+            check("origin", ok=three, say=f"coefficients must be three numbers, got {self.coefficients!r}")
+            for value in self.coefficients:
+                check_real("origin", "coefficients", value, 0.1, 10)
             object.__setattr__(self, "coefficients", tuple(self.coefficients))
 
 
@@ -45,8 +56,7 @@ class Design:
     origin: Origin = Origin()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.resolution, int) or not 1 <= self.resolution <= MAX_RESOLUTION:
-            raise SpecError(f"design: resolution must be a whole number from 1 to {MAX_RESOLUTION}, got {self.resolution!r}")
+        check_int("design", "resolution", self.resolution, 1, MAX_RESOLUTION)
 
     @property
     def name(self) -> str:
@@ -71,8 +81,10 @@ class Design:
 
     def at(self, resolution: int) -> "Design":
         """The same network at another resolution."""
+        if resolution == self.resolution:
+            return self
         factor = resolution / self.resolution * self.origin.resolution
-        return replace(self, resolution=resolution, origin=replace(self.origin, resolution=factor))
+        return replace(self, resolution=resolution, origin=replace(self.origin, phi=None, coefficients=None, resolution=factor))
 
     def to_toml(self) -> str:
         """The whole design as TOML, with its schema number."""
@@ -82,7 +94,7 @@ class Design:
         return {
             "schema": SCHEMA,
             "resolution": self.resolution,
-            "origin": {key: value for key, value in asdict(self.origin).items() if value is not None and value != ""},
+            "origin": asdict(self.origin),
             "rounding": asdict(self.rounding),
             "network": self.spec.to_dict(),
         }
@@ -94,8 +106,12 @@ class Design:
         if unknown := sorted(set(values) - known):
             raise SpecError(f"design: no field {unknown[0]!r}; known: {', '.join(sorted(known))}")
         schema = values.get("schema")
-        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-            raise SpecError(f"design: schema must be {SCHEMA}, got {schema!r}; written by a newer phiscale?")
+        newer = isinstance(schema, int) and schema > SCHEMA
+        check(
+            "design",
+            ok=schema is not True and schema == SCHEMA,
+            say=f"schema must be {SCHEMA}, got {schema!r}" + "; written by a newer phiscale" * newer,
+        )
         if "network" not in values or "resolution" not in values:
             raise SpecError("design: needs `resolution` and a [network] table")
         network = values["network"]
@@ -112,10 +128,13 @@ class Design:
     def from_toml(cls, text: str) -> "Design":
         """Read a design file's text. SpecError for anything that is not one."""
         try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            return cls.from_dict(tomllib.loads(text))
+        except SpecError:
+            raise
+        except RecursionError:
+            raise SpecError("not a design: nested too deeply") from None
+        except ValueError as error:  # not TOML, or a number of thousands of digits, which Python won't even print
             raise SpecError(f"not TOML: {error}") from None
-        return cls.from_dict(values)
 
     @classmethod
     def read(cls, path: str | Path) -> "Design":

@@ -39,7 +39,7 @@ def _block(shapes: dict[str, Shape], block: Block) -> None:
         case "fused":
             if block.expands:
                 _conv_norm(shapes, f"{name}.expand", block.w_in, block.w_mid, k)
-                _squeeze_excite(shapes, block, block.w_mid)
+            _squeeze_excite(shapes, block, block.w_mid)
             _conv_norm(shapes, f"{name}.project", block.w_mid, block.w_out, 1 if block.expands else k)
         case "separable":
             _conv_norm(shapes, f"{name}.depthwise", block.w_in, block.w_in, k, groups=block.w_in)
@@ -50,7 +50,7 @@ def _block(shapes: dict[str, Shape], block: Block) -> None:
             _conv_norm(shapes, f"{name}.spatial", block.w_mid, block.w_mid, k)
             _conv_norm(shapes, f"{name}.expand", block.w_mid, block.w_out, 1)
             _squeeze_excite(shapes, block, block.w_out)
-            if block.stride > 1 or block.w_in != block.w_out:
+            if block.projects:
                 _conv_norm(shapes, f"{name}.shortcut", block.w_in, block.w_out, 1)
         case _:
             assert_never(block.kind)

@@ -36,6 +36,11 @@ class Block:
         """Whether a first convolution widens (mbconv, fused) the input; a ratio of 1 leaves it out."""
         return self.w_mid != self.w_in
 
+    @property
+    def projects(self) -> bool:
+        """Whether a bottleneck's shortcut is a convolution: its input and output differ."""
+        return self.kind == "bottleneck" and self.skips and (self.stride > 1 or self.w_in != self.w_out)
+
 
 @lru_cache(maxsize=512)
 def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
@@ -50,13 +55,15 @@ def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
             stride = stage.stride if position == 0 else 1
             match stage.kind:
                 case "mbconv" | "fused":
-                    w_mid, se_of = round(w_in * stage.expand), w_in
+                    w_mid, se_of = max(1, round(w_in * stage.expand)), w_in
                 case "separable":
                     w_mid, se_of = w_in, w_in
                 case "bottleneck":
-                    w_mid, se_of = round(stage.width * stage.expand), stage.width
+                    w_mid, se_of = max(1, round(stage.width * stage.expand)), stage.width
                 case _:
                     assert_never(stage.kind)
+            # a fused block that doesn't expand is one convolution: it has nothing to gate
+            gates = stage.se > 0 and not (stage.kind == "fused" and w_mid == w_in)
             plan.append(
                 Block(
                     index=len(plan),
@@ -64,9 +71,9 @@ def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
                     position=position,
                     kind=stage.kind,
                     w_in=w_in,
-                    w_mid=max(1, w_mid),
+                    w_mid=w_mid,
                     w_out=stage.width,
-                    w_se=max(1, int(se_of * stage.se)) if stage.se else 0,
+                    w_se=max(1, int(se_of * stage.se)) if gates else 0,
                     kernel=stage.kernel,
                     stride=stride,
                     # a bottleneck is always residual: where shapes differ its shortcut is a convolution

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from phiscale.architecture.spec import build
+from phiscale.architecture.check import build
 from phiscale.errors import SpecError
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]

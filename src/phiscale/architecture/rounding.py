@@ -2,7 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from phiscale.architecture.check import check_bool, check_int, check_one_of, check_real
+
+DepthRule = Literal["ceil", "nearest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +20,14 @@ class Rounding:
 
     divisor: int = 8
     guard: float = 0.9
-    depth: Literal["ceil", "nearest"] = "ceil"
+    depth: DepthRule = "ceil"
     ends: bool = True
+
+    def __post_init__(self) -> None:
+        check_int("rounding", "divisor", self.divisor, 1, 1024)
+        check_real("rounding", "guard", self.guard, 0, 1)
+        check_one_of("rounding", "depth", self.depth, get_args(DepthRule))
+        check_bool("rounding", "ends", self.ends)
 
 
 def round_width(channels: float, divisor: int = 8, guard: float = 0.9) -> int:
@@ -34,7 +44,7 @@ def round_width(channels: float, divisor: int = 8, guard: float = 0.9) -> int:
     return rounded
 
 
-def round_depth(depth: float, how: Literal["ceil", "nearest"] = "ceil") -> int:
+def round_depth(depth: float, how: DepthRule = "ceil") -> int:
     """Whole number of blocks, at least 1; upwards like the reference TPU implementation's `round_repeats`.
 
     >>> round_depth(4 * 1.1), round_depth(4 * 1.1, "nearest")

@@ -86,16 +86,20 @@ def scale(
     for name, factor in (("depth", d), ("width", w), ("resolution", r)):
         if not (math.isfinite(factor) and 0 < factor <= 1e6):
             raise ArgumentError(f"{name} factor must be positive and finite, got {factor}")
+    before = design.origin
+    three = (coefficients.alpha, coefficients.beta, coefficients.gamma)
+    unscaled = before.phi is None and before.depth == before.width == before.resolution == 1
+    by_phi_alone = (depth, width, resolution) == (None, None, None) and (unscaled or before.coefficients == three)
     return Design(
         spec=scale_spec(design.spec, depth=d, width=w, rounding=design.rounding),
         resolution=max(1, math.floor(design.resolution * r + 0.5)),
         rounding=design.rounding,
         origin=Origin(
-            baseline=design.origin.baseline,
-            phi=phi,
-            coefficients=(coefficients.alpha, coefficients.beta, coefficients.gamma) if phi is not None else None,
-            depth=design.origin.depth * d,
-            width=design.origin.width * w,
-            resolution=design.origin.resolution * r,
+            baseline=before.baseline,
+            phi=(before.phi or 0.0) + phi if phi is not None and by_phi_alone else None,
+            coefficients=three if phi is not None and by_phi_alone else None,
+            depth=before.depth * d,
+            width=before.width * w,
+            resolution=before.resolution * r,
         ),
     )

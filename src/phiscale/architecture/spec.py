@@ -6,9 +6,10 @@ record) are not here.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar, cast, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, cast, get_args
 
+from phiscale.architecture.check import build, check, check_bool, check_int, check_one_of, check_real
 from phiscale.errors import SpecError
 
 Kind = Literal["mbconv", "fused", "separable", "bottleneck"]
@@ -16,25 +17,6 @@ Activation = Literal["silu", "relu", "relu6", "hardswish"]
 Padding = Literal["same", "symmetric"]
 
 MAX_WIDTH, MAX_DEPTH = 1 << 17, 1 << 12  # far above anything built; refuses typos before they are allocated
-
-
-def _check(where: str, *, ok: bool, say: str) -> None:
-    if not ok:
-        raise SpecError(f"{where}: {say}")
-
-
-def _check_int(where: str, name: str, value: object, low: int, high: int) -> None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    _check(where, ok=fits, say=f"{name} must be a whole number from {low} to {high}, got {value!r}")
-
-
-def _check_one_of(where: str, name: str, value: object, kinds: tuple[str, ...]) -> None:
-    _check(where, ok=value in kinds, say=f"{name} must be one of {', '.join(kinds)}; got {value!r}")
-
-
-def _check_real(where: str, name: str, value: object, low: float, high: float) -> None:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-    _check(where, ok=fits, say=f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +32,14 @@ class Stem:
     pool: bool = False
 
     def __post_init__(self) -> None:
+        check("stem", ok=isinstance(self.widths, (tuple, list)), say=f"widths must be a list of whole numbers, got {self.widths!r}")
         object.__setattr__(self, "widths", tuple(self.widths))
-        _check("stem", ok=1 <= len(self.widths) <= 8, say=f"widths must have 1 to 8 entries, got {len(self.widths)}")
+        check("stem", ok=1 <= len(self.widths) <= 8, say=f"widths must have 1 to 8 entries, got {len(self.widths)}")
         for width in self.widths:
-            _check_int("stem", "widths", width, 1, MAX_WIDTH)
+            check_int("stem", "widths", width, 1, MAX_WIDTH)
         _check_kernel("stem", self.kernel)
-        _check_int("stem", "stride", self.stride, 1, 4)
+        check_int("stem", "stride", self.stride, 1, 4)
+        check_bool("stem", "pool", self.pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,23 +61,24 @@ class Stage:
     skip: bool = True
 
     def __post_init__(self) -> None:
-        self.check("stage")
-
-    def check(self, where: str) -> None:
-        """Raise SpecError naming `where` and the field that is wrong."""
-        _check_one_of(where, "kind", self.kind, get_args(Kind))
-        _check_int(where, "depth", self.depth, 1, MAX_DEPTH)
-        _check_int(where, "width", self.width, 1, MAX_WIDTH)
+        where = "stage"  # whoever reads it from a file knows its number
+        check_one_of(where, "kind", self.kind, get_args(Kind))
+        check_int(where, "depth", self.depth, 1, MAX_DEPTH)
+        check_int(where, "width", self.width, 1, MAX_WIDTH)
         _check_kernel(where, self.kernel)
-        _check_int(where, "stride", self.stride, 1, 4)
-        _check_real(where, "expand", self.expand, 0.01, 64)
-        _check_real(where, "se", self.se, 0, 1)
-        _check(where, ok=self.skip in (True, False), say=f"skip must be true or false, got {self.skip!r}")
+        check_int(where, "stride", self.stride, 1, 4)
+        check_real(where, "expand", self.expand, 0.01, 64)
+        check_real(where, "se", self.se, 0, 1)
+        check_bool(where, "skip", self.skip)
+        # what has no effect is no fact
+        check(where, ok=self.kind != "separable" or self.expand == 1, say=f"a separable block has no expand, got {self.expand!r}")
+        one_conv = self.kind == "fused" and self.expand == 1
+        check(where, ok=not (one_conv and self.se), say=f"a fused block with expand 1 has no squeeze-excite, got se {self.se!r}")
 
 
 def _check_kernel(where: str, kernel: int) -> None:
-    _check_int(where, "kernel", kernel, 1, 31)
-    _check(where, ok=kernel % 2 == 1, say=f"kernel must be odd, got {kernel} (same-size padding needs a centre)")
+    check_int(where, "kernel", kernel, 1, 31)
+    check(where, ok=kernel % 2 == 1, say=f"kernel must be odd, got {kernel} (same-size padding needs a centre)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +102,18 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
-        _check("network", ok=1 <= len(self.stages) <= 64, say=f"stages must have 1 to 64 entries, got {len(self.stages)}")
+        check("network", ok=1 <= len(self.stages) <= 64, say=f"stages must have 1 to 64 entries, got {len(self.stages)}")
         for number, stage in enumerate(self.stages, 1):
-            stage.check(f"stage {number}")
-        _check_int("network", "head_width", self.head_width, 0, MAX_WIDTH)
-        _check_int("network", "num_classes", self.num_classes, 0, 1 << 20)
-        _check_int("network", "in_channels", self.in_channels, 1, 1 << 12)
-        _check_one_of("network", "activation", self.activation, get_args(Activation))
-        _check_one_of("network", "padding", self.padding, get_args(Padding))
-        _check_real("network", "bn_eps", self.bn_eps, 1e-12, 1)
+            if not isinstance(stage, Stage):
+                raise SpecError(f"stage {number}: expected a Stage, got {stage!r}")
+        if not isinstance(self.stem, Stem):
+            raise SpecError(f"stem: expected a Stem, got {self.stem!r}")
+        check_int("network", "head_width", self.head_width, 0, MAX_WIDTH)
+        check_int("network", "num_classes", self.num_classes, 0, 1 << 20)
+        check_int("network", "in_channels", self.in_channels, 1, 1 << 12)
+        check_one_of("network", "activation", self.activation, get_args(Activation))
+        check_one_of("network", "padding", self.padding, get_args(Padding))
+        check_real("network", "bn_eps", self.bn_eps, 1e-12, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for TOML or JSON; `from_dict` reads them back equal."""
@@ -146,28 +134,3 @@ class NetworkSpec:
     def with_classes(self, num_classes: int, in_channels: int | None = None) -> "NetworkSpec":
         """The same network with another classifier (and, if given, another number of input channels)."""
         return replace(self, num_classes=num_classes, in_channels=in_channels or self.in_channels)
-
-
-Made = TypeVar("Made")
-
-
-def build(kind: type[Made], values: Any, where: str) -> Made:
-    """`kind(**values)` from a stranger's table: unknown and missing keys are errors that name the nearest field."""
-    from difflib import get_close_matches
-
-    if not isinstance(values, Mapping):
-        raise SpecError(f"{where}: expected a table, got {values!r}")
-    known = [field.name for field in fields(cast(Any, kind))]
-    for key in cast(Mapping[str, Any], values):
-        if key not in known:
-            near = get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise SpecError(f"{where}: no field {key!r}; {hint}")
-    try:
-        return kind(**values)
-    except SpecError as error:
-        # a nested check already says "stage: …"; the caller knows which one
-        message = str(error)
-        raise SpecError(f"{where}: {message.split(': ', 1)[-1]}" if message.startswith(("stage: ", "stem: ")) else message) from None
-    except TypeError as error:
-        raise SpecError(f"{where}: {str(error).split('() ', 1)[-1]}") from None

@@ -140,4 +140,4 @@ def largest_phi(design: Design, keeps: Callable[[Design], bool], coefficients: C
     while high - low > PRECISION:
         middle = (low + high) / 2
         low, high = (middle, high) if ok(middle) else (low, middle)
-    return round(math.floor(low / PRECISION) * PRECISION, 9)
+    return low

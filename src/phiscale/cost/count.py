@@ -96,7 +96,7 @@ def _block(block: Block, before: Size, after: Size) -> Iterator[LayerCost]:
         case "fused":
             if block.expands:
                 yield _conv(f"{name}.expand.conv", block.w_in, block.w_mid, k, after)
-                yield from _squeeze_excite(block, block.w_mid)
+            yield from _squeeze_excite(block, block.w_mid)
             yield _conv(f"{name}.project.conv", block.w_mid, block.w_out, 1 if block.expands else k, after)
         case "separable":
             yield _depthwise(f"{name}.depthwise.conv", block.w_in, k, after)
@@ -107,7 +107,7 @@ def _block(block: Block, before: Size, after: Size) -> Iterator[LayerCost]:
             yield _conv(f"{name}.spatial.conv", block.w_mid, block.w_mid, k, after)
             yield _conv(f"{name}.expand.conv", block.w_mid, block.w_out, 1, after)
             yield from _squeeze_excite(block, block.w_out)
-            if block.stride > 1 or block.w_in != block.w_out:
+            if block.projects:
                 yield _conv(f"{name}.shortcut.conv", block.w_in, block.w_out, 1, after)
         case _:
             assert_never(block.kind)

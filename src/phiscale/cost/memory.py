@@ -58,8 +58,7 @@ def _block_peak(block: Block, before: int, after: int) -> int:
             return max(source + narrow, kept + narrow + out) if block.expands else source + out
         case "bottleneck":
             wide, narrow = block.w_mid * before, block.w_mid * after
-            projects = block.stride > 1 or block.w_in != block.w_out
-            return max(source + wide, source + wide + narrow, source + narrow + out, (source + out if projects else kept) + out)
+            return max(source + wide, source + wide + narrow, source + narrow + out, (source + out if block.projects else kept) + out)
 
 
 def peak_bytes(spec: NetworkSpec, resolution: int | Size, batch: int = 1, bytes_each: int = 4) -> int:

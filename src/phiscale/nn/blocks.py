@@ -58,13 +58,9 @@ class FusedMBConv(nn.Module):
         super().__init__()
         conv = conv_norm_of(spec, bn_momentum)
         b = block
-        if b.expands:
-            self.expand = conv(b.w_in, b.w_mid, b.kernel, b.stride, act=spec.activation)
-            self.se = SqueezeExcite(b.w_mid, b.w_se, spec.activation) if b.w_se else None
-            self.project = conv(b.w_mid, b.w_out, act=None)
-        else:
-            self.expand, self.se = None, None
-            self.project = conv(b.w_in, b.w_out, b.kernel, b.stride, act=spec.activation)
+        self.expand = conv(b.w_in, b.w_mid, b.kernel, b.stride, act=spec.activation) if b.expands else None
+        self.se = SqueezeExcite(b.w_mid, b.w_se, spec.activation) if b.w_se else None
+        self.project = conv(b.w_mid, b.w_out, act=None) if b.expands else conv(b.w_in, b.w_out, b.kernel, b.stride, act=spec.activation)
         self.drop_path = DropPath(drop_path) if b.skips else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,8 +104,7 @@ class Bottleneck(nn.Module):
         self.spatial = conv(b.w_mid, b.w_mid, b.kernel, b.stride, act=spec.activation)
         self.expand = conv(b.w_mid, b.w_out, act=None)
         self.se = SqueezeExcite(b.w_out, b.w_se, spec.activation) if b.w_se else None
-        projects = b.stride > 1 or b.w_in != b.w_out
-        self.shortcut = conv(b.w_in, b.w_out, 1, b.stride, act=None) if projects else nn.Identity()
+        self.shortcut = conv(b.w_in, b.w_out, 1, b.stride, act=None) if b.projects else nn.Identity()
         self.drop_path = DropPath(drop_path) if b.skips else None
         self.act = activation(spec.activation)
 

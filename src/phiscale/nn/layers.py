@@ -1,7 +1,8 @@
 """The small parts: same-padded convolution, convolution + norm + activation, squeeze-excite, stochastic depth."""
 
+import math
 from functools import partial
-from typing import assert_never
+from typing import assert_never, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,17 @@ def activation(name: Activation) -> nn.Module:
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TF's padding of one axis: the odd pixel goes after. Plain integer arithmetic, so that it exports with dynamic sizes."""
-    out = (size + stride - 1) // stride
-    total = max((out - 1) * stride + kernel - size, 0) if stride > kernel else (out - 1) * stride + kernel - size
+    """TF's padding of one axis: the odd pixel goes after. `size` may be symbolic, so that it exports with dynamic sizes."""
+    total = (size + stride - 1) // stride * stride - stride + kernel - size
+    if stride > kernel:
+        total = cast(int, torch.sym_max(total, 0))
     return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
+    """(B, C, H, W) -> (B, C, H + pads, W + pads)."""
+    (top, bottom), (left, right) = (same_pads(x.shape[axis], kernel, stride) for axis in (2, 3))
+    return F.pad(x, (left, right, top, bottom), value=value)
 
 
 class Conv2d(nn.Conv2d):
@@ -40,19 +48,31 @@ class Conv2d(nn.Conv2d):
 
     def pad(self, padding: Padding) -> None:
         """Pad so from now on."""
-        # at stride 1 an odd kernel pads the same on both sides, which the convolution does itself
-        self.pads_itself = padding == "symmetric" or self.stride[0] == 1
+        # an odd kernel pads the same on both sides at stride 1, and a 1x1 not at all: the convolution does that itself
+        self.pads_itself = padding == "symmetric" or self.stride[0] == 1 or self.kernel_size[0] == 1
         edge = (self.kernel_size[0] - 1) // 2 if self.pads_itself else 0
         self.padding = (edge, edge)
         self._reversed_padding_repeated_twice = [edge] * 4  # torch keeps the padding a second time
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the base class names it so)
-        x = input
-        if not self.pads_itself:
-            top, bottom = same_pads(x.shape[2], self.kernel_size[0], self.stride[0])
-            left, right = same_pads(x.shape[3], self.kernel_size[1], self.stride[1])
-            x = F.pad(x, (left, right, top, bottom))
-        return super().forward(x)
+        return super().forward(input if self.pads_itself else pad_same(input, self.kernel_size[0], self.stride[0]))
+
+
+class MaxPool(nn.Module):
+    """3x3 of stride 2, padded as the spec says: (B, C, H, W) -> (B, C, H', W')."""
+
+    def __init__(self, padding: Padding) -> None:
+        super().__init__()
+        self.pad(padding)
+
+    def pad(self, padding: Padding) -> None:
+        """Pad so from now on."""
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding == "symmetric":
+            return F.max_pool2d(x, 3, 2, 1)
+        return F.max_pool2d(pad_same(x, 3, 2, -math.inf), 3, 2)
 
 
 class ConvNorm(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from phiscale.architecture.plan import blocks, feature_width
 from phiscale.architecture.spec import NetworkSpec, Padding
 from phiscale.nn.blocks import make_block
-from phiscale.nn.layers import Conv2d, conv_norm_of
+from phiscale.nn.layers import Conv2d, MaxPool, conv_norm_of
 
 
 class Network(nn.Module):
@@ -34,7 +34,7 @@ class Network(nn.Module):
                 for number, (w_in, w_out) in enumerate(itertools.pairwise(widths))
             )
         )
-        self.pool = nn.MaxPool2d(3, 2, 1) if stem.pool else nn.Identity()
+        self.pool = MaxPool(spec.padding) if stem.pool else nn.Identity()
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -56,7 +56,7 @@ class Network(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.eps = bn_eps
-            elif isinstance(part, Conv2d):
+            elif isinstance(part, Conv2d | MaxPool):
                 part.pad(padding)
 
     def forward_features(self, x: Tensor) -> Tensor:
