@@ -1,0 +1,430 @@
+"""Which images there are, what they are called, and on which side of a split each one is. No torch; no pixel is read here.
+
+Start at `find_images`. Everything is in a deterministic order, and a split depends on the seed and the files' names and bytes alone.
+"""
+
+import csv
+import hashlib
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from phiscale.data.digits import digits_folder
+from phiscale.errors import ArgumentError, DataError
+from phiscale.runtime.image import IMAGE_SUFFIXES, printable
+
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = ("train", "val", "test")
+_JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
+_CSV_ERRORS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled image file; `label` counts in the order of `ImageSet.classes`."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was left out, and why; codes as in runtime/image.py."""
+
+    path: Path
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSet:
+    """Labelled images by split ("train", "val", "test", those that exist), what was skipped, and what a person should know."""
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: Mapping[str, tuple[Item, ...]]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images a class and split: counts()["val"]["bees"]."""
+        out: dict[str, dict[str, int]] = {}
+        for split, items in self.splits.items():
+            found = Counter(item.label for item in items)
+            out[split] = {name: found[label] for label, name in enumerate(self.classes)}
+        return out
+
+
+def find_images(source: str | Path, *, seed: int = 0, val_share: float = 0.2) -> ImageSet:
+    """The labelled images of a folder of class folders, of train/ + val/ (+ test/) of them, of a CSV, or the word `digits`.
+
+    Classes are the sorted names in train. Where there is no val, `val_share` of each class of train is set apart: stratified,
+    by `seed`, files with the same bytes on one side, at least one image of each class on both. ArgumentError where there is
+    nothing at `source`; DataError where the images can't be used: one class, an empty class, a class in val that train lacks.
+    """
+    if not 0 < val_share < 1:
+        raise ArgumentError(f"val_share must be between 0 and 1, got {val_share!r}")
+    path = digits_folder() if source == "digits" else Path(source)
+    named = _named(path)
+    if "train" not in named.splits:
+        raise DataError(f"{printable(path)}: has {' and '.join(sorted(named.splits))}, but no train to learn from")
+    classes = _classes(named, path)
+    named.check_empty(classes)
+    splits = {split: _label(named.splits[split], classes, split, named) for split in SPLITS if split in named.splits}
+    if not splits.get("val", True):
+        del splits["val"]
+        named.notes.append("val has no images; split from train instead")
+    prints = fingerprints(item.path for items in splits.values() for item in items)
+    notes = [*named.notes, *_duplicate_notes(splits, prints)]
+    if "val" not in splits:
+        train, val = _split(splits["train"], prints, classes, seed, val_share)
+        splits = {"train": train, "val": val, **{name: items for name, items in splits.items() if name == "test"}}
+        notes.append(f"{len(val)} of {len(train) + len(val)} training images set apart as val (seed {seed})")
+    return ImageSet(
+        root=path if path.is_dir() else path.parent, classes=classes, splits=splits, skipped=tuple(named.skipped), notes=tuple(notes)
+    )
+
+
+def find_labelled(source: str | Path, *, classes: Sequence[str], split: str | None = None) -> ImageSet:
+    """All images of `source` with the given classes, unsplit, for evaluation: one split, named as asked, else test, val, train or "all".
+
+    A folder of class folders counts whole; of train/ + val/ + test/ the one asked for, else the first of test, val, train.
+    DataError where the images have a class that `classes` lacks.
+    """
+    path = digits_folder() if source == "digits" else Path(source)
+    if source == "digits" and split in ("train", "val"):
+        found = find_images(source)
+        return replace(found, splits={split: found.splits[split]})
+    named = _named(path)
+    if split is None:
+        split = next(name for name in ("test", "val", "train") if name in named.splits)
+    if split not in named.splits:
+        raise DataError(f"{printable(path)}: has no {split!r} images; it has {', '.join(sorted(named.splits))}")
+    items = _label(named.splits[split], tuple(classes), split, named)
+    if not items:
+        raise DataError(f"{printable(path)}: no images in {split}")
+    name = split if named.is_split else "all"
+    return ImageSet(
+        root=path if path.is_dir() else path.parent,
+        classes=tuple(classes),
+        splits={name: items},
+        skipped=tuple(named.skipped),
+        notes=tuple(named.notes),
+    )
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """All image files below a folder by suffix, sorted; hidden files and junk left out, looped links visited once."""
+    found, _, _ = _walk(Path(folder), set())
+    return found
+
+
+@dataclass(slots=True)
+class _Named:
+    """What a source says before classes have numbers: split -> class name -> files."""
+
+    splits: dict[str, dict[str, list[Path]]]
+    is_split: bool
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
+    notes: list[str] = field(default_factory=list[str])
+
+    def check_empty(self, classes: Sequence[str]) -> None:
+        if empty := [name for name in classes if not self.splits["train"][name]]:
+            names = ", ".join(map(printable, empty[:5]))
+            raise DataError(f"no images in {len(empty)} of {len(classes)} classes: {names}; fill or remove the folders")
+
+
+def _named(path: Path) -> _Named:
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+        return _from_csv(path)
+    given = f"a file, {printable(path)}" if path.exists() else f"{printable(path)!r}, where there is nothing"
+    raise ArgumentError(
+        f"images: got {given}; give a folder of class folders (or train/ and val/ of them), a CSV of path,label, or `digits`"
+    )
+
+
+def _from_folder(root: Path) -> _Named:
+    folders, loose = _folders(root)
+    by_split: dict[str, Path] = {}
+    for folder in folders:
+        if (name := SPLIT_NAMES.get(folder.name.lower())) is not None:
+            if name in by_split:
+                raise DataError(f"{printable(root)}: both {by_split[name].name} and {folder.name} are here; keep one")
+            by_split[name] = folder
+    is_split = "train" in by_split or (bool(by_split) and len(by_split) == len(folders))
+    named = _Named({}, is_split)
+    if not is_split:
+        named.splits["train"] = _class_folders(root, folders, loose, named)
+        return named
+    if other := [folder.name for folder in folders if folder not in by_split.values()]:
+        named.notes.append(f"left out, as they are neither train, val nor test: {', '.join(map(printable, other[:5]))}")
+    for split in SPLITS:
+        if split in by_split:
+            inside, loose = _folders(by_split[split])
+            named.splits[split] = _class_folders(by_split[split], inside, loose, named)
+    return named
+
+
+def _class_folders(root: Path, folders: list[Path], loose: int, named: _Named) -> dict[str, list[Path]]:
+    if not folders:
+        what = f"has {loose} images but no class folders" if loose else "is empty"
+        raise DataError(f"{printable(root)} {what}; put the images of each class into a folder with the class's name")
+    if loose:
+        named.notes.append(f"{loose} images in {printable(root)} are in no class folder and were left out")
+    seen = {_identity(folder) for folder in (root, root.parent, *folders)}  # a link back to any of these is no new folder
+    classes: dict[str, list[Path]] = {}
+    other = 0
+    for folder in folders:
+        files, odd, unknown = _walk(folder, seen)
+        classes[folder.name] = files
+        named.skipped += odd
+        other += unknown
+    if other:
+        named.notes.append(f"{other} files in {printable(root)} have no image suffix and were left out")
+    return classes
+
+
+def _folders(root: Path) -> tuple[list[Path], int]:
+    """Sub-folders, sorted, and the number of images beside them."""
+    folders: list[Path] = []
+    loose = 0
+    with _scan(root) as entries:
+        for entry in entries:
+            if _is_junk(entry.name):
+                continue
+            if entry.is_dir():
+                folders.append(root / entry.name)
+            elif _has_image_suffix(entry.name):
+                loose += 1
+    return sorted(folders, key=lambda folder: folder.name), loose
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[Skipped], int]:
+    """Image files below `folder`, sorted; entries that are no regular files; the number of files without an image suffix."""
+    files: list[Path] = []
+    skipped: list[Skipped] = []
+    other = 0
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        seen.add(_identity(here))
+        with _scan(here) as entries:
+            for entry in entries:
+                path = here / entry.name
+                if _is_junk(entry.name):
+                    continue
+                if entry.is_dir():
+                    if _identity(path) not in seen:
+                        seen.add(_identity(path))
+                        waiting.append(path)
+                elif not _has_image_suffix(entry.name):
+                    other += 1
+                elif entry.is_file():
+                    files.append(path)
+                else:
+                    reason = "a link to nothing" if entry.is_symlink() else "not a regular file"
+                    skipped.append(Skipped(path, "unreadable", reason))
+    return sorted(files), sorted(skipped, key=lambda skip: skip.path), other
+
+
+def _scan(folder: Path) -> "os._ScandirIterator[str]":  # pyright: ignore[reportPrivateUsage]
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        raise DataError(f"can't read the folder {printable(folder)}: {error.strerror}") from None
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def _has_image_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _from_csv(path: Path) -> _Named:
+    root = path.parent
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise ArgumentError(f"can't read {printable(path)}: {error.strerror}") from None
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    wrong: list[str] = []
+    rows: dict[Path, tuple[str, str, int]] = {}
+    repeated = 0
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        if missing := [name for name in ("path", "label") if name not in header]:
+            raise DataError(
+                f"{printable(path)}: line 1 must name the columns path,label (and split, if you like); there is no {missing[0]!r}"
+            )
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            line = reader.line_num
+            try:
+                file, label, split = _csv_row(root, header, row)
+            except DataError as error:
+                wrong.append(f"line {line}: {error}")
+                continue
+            if file in rows:
+                before = rows[file]
+                if before[:2] == (label, split):
+                    repeated += 1
+                else:
+                    wrong.append(
+                        f"line {line}: {printable(file.name)} was {printable(before[0])!r} in {before[1] or 'train'} on line {before[2]}"
+                    )
+                continue
+            rows[file] = (label, split, line)
+    except csv.Error as error:
+        wrong.append(f"line {reader.line_num}: {error}")
+    if wrong:
+        more = f"\n  and {len(wrong) - _CSV_ERRORS_SHOWN} more" if len(wrong) > _CSV_ERRORS_SHOWN else ""
+        raise DataError(f"{printable(path)}: {len(wrong)} lines are wrong\n  " + "\n  ".join(wrong[:_CSV_ERRORS_SHOWN]) + more)
+    if not rows:
+        raise DataError(f"{printable(path)}: has no rows below its first line")
+    labels = sorted({label for label, _, _ in rows.values()})
+    splits: dict[str, dict[str, list[Path]]] = {}
+    for file, (label, split, _) in sorted(rows.items()):
+        classes = splits.setdefault(split or "train", defaultdict(list))
+        classes[label].append(file)
+    named = _Named({split: dict(classes) for split, classes in splits.items()}, is_split=len(splits) > 1 or "train" not in splits)
+    if repeated:
+        named.notes.append(f"{repeated} lines repeat an earlier one ({len(labels)} classes)")
+    return named
+
+
+def _csv_row(root: Path, header: list[str], row: list[str]) -> tuple[Path, str, str]:
+    if len(row) != len(header):
+        raise DataError(f"has {len(row)} cells, the first line {len(header)}")
+    cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
+    if not cells["path"]:
+        raise DataError("the path is empty")
+    if not cells["label"]:
+        raise DataError("the label is empty")
+    split = cells.get("split", "")
+    if split and split.lower() not in SPLIT_NAMES:
+        raise DataError(f"split must be train, val or test; got {printable(split)!r}")
+    inside = os.path.abspath(root)
+    file = os.path.normpath(os.path.join(inside, cells["path"]))
+    if os.path.commonpath([inside, file]) != inside or "\0" in file:
+        raise DataError(f"{printable(cells['path'])} is outside the CSV's folder")
+    path = root / os.path.relpath(file, inside)
+    if not path.is_file():
+        raise DataError(f"there is no file {printable(cells['path'])}")
+    return path, cells["label"], SPLIT_NAMES.get(split.lower(), "")
+
+
+def _classes(named: _Named, path: Path) -> tuple[str, ...]:
+    classes = tuple(sorted(named.splits["train"]))
+    if len(classes) < 2:
+        raise DataError(f"{printable(path)}: has one class, {printable(''.join(classes))!r}; telling images apart needs at least two")
+    alike: dict[str, str] = {}
+    for name in classes:
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded in alike:
+            raise DataError(f"classes {alike[folded]!a} and {name!a} differ only in case or accents' encoding; rename one")
+        alike[folded] = name
+    return classes
+
+
+def _label(by_class: Mapping[str, list[Path]], classes: tuple[str, ...], split: str, named: _Named) -> tuple[Item, ...]:
+    if unknown := sorted(set(by_class) - set(classes)):
+        raise DataError(
+            f"{split} has {len(unknown)} classes that train lacks: {', '.join(map(printable, unknown[:10]))}; "
+            f"train has {', '.join(map(printable, classes[:20]))}{', …' if len(classes) > 20 else ''}"
+        )
+    if missing := [name for name in classes if not by_class.get(name)]:
+        named.notes.append(f"{split} has no images of {len(missing)} classes: {', '.join(map(printable, missing[:10]))}")
+    return tuple(Item(path, label) for label, name in enumerate(classes) for path in by_class.get(name, ()))
+
+
+def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
+    """A word for each file, the same for files with the same bytes. Only files of equal size are read."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    out: dict[Path, str] = {}
+    for path in paths:
+        try:
+            by_size[path.stat().st_size].append(path)
+        except OSError:
+            out[path] = f"unreadable {path}"
+    for size, same in by_size.items():
+        for path in same:
+            if len(same) == 1:
+                out[path] = f"size {size}"
+                continue
+            try:
+                with open(path, "rb") as file:
+                    out[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:
+                out[path] = f"unreadable {path}"
+    return out
+
+
+def _duplicate_notes(splits: Mapping[str, tuple[Item, ...]], prints: Mapping[Path, str]) -> list[str]:
+    labels: dict[str, set[int]] = defaultdict(set)
+    sides: dict[str, set[str]] = defaultdict(set)
+    for split, items in splits.items():
+        for item in items:
+            labels[prints[item.path]].add(item.label)
+            sides[prints[item.path]].add(split)
+    notes: list[str] = []
+    if across := sum(len(found) > 1 for found in sides.values()):
+        notes.append(f"{across} images are in more than one of {', '.join(splits)}, byte for byte: figures on them flatter")
+    if torn := sum(len(found) > 1 for found in labels.values()):
+        notes.append(f"{torn} images are there under two labels, byte for byte")
+    return notes
+
+
+def _split(
+    items: tuple[Item, ...], prints: Mapping[Path, str], classes: tuple[str, ...], seed: int, share: float
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """(train, val). Equal files go to one side; the order of drawing is a hash of seed and name, so that new files move few old ones."""
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[prints[item.path]].append(item)
+    left = Counter(
+        label for members in groups.values() for label in {item.label for item in members}
+    )  # groups of each class still in train
+    by_label: dict[int, list[str]] = defaultdict(list)
+    for word, members in groups.items():
+        for label in {item.label for item in members}:
+            by_label[label].append(word)
+    size = Counter(item.label for item in items)
+    chosen: set[str] = set()
+    in_val: Counter[int] = Counter()
+    for label, name in enumerate(classes):
+        if left[label] + sum(word in chosen for word in by_label[label]) < 2:
+            raise DataError(f"class {printable(name)!r} has one image; it takes two to learn from one and be tested on the other")
+        wanted = max(1, round(share * size[label]))
+        for word in sorted(by_label[label], key=lambda word: _rank(groups[word], seed)):
+            members = groups[word]
+            touched = {item.label for item in members}
+            if in_val[label] >= wanted:
+                break
+            if word in chosen or any(left[other] < 2 for other in touched):
+                continue
+            chosen.add(word)
+            left.subtract(touched)
+            in_val.update(item.label for item in members)
+    train = tuple(item for item in items if prints[item.path] not in chosen)
+    return train, tuple(item for item in items if prints[item.path] in chosen)
+
+
+def _rank(members: list[Item], seed: int) -> tuple[bool, bytes]:
+    first = members[0].path
+    name = os.fsencode(os.path.join(first.parent.name, first.name))
+    return len({item.label for item in members}) > 1, hashlib.blake2b(b"%d\0" % seed + name, digest_size=16).digest()

@@ -1,0 +1,275 @@
+"""Images in batches: decoded once, kept small in memory, in an order and with an augmentation that depend on (seed, epoch, index) alone.
+
+So a resumed run sees the same pixels, whatever the number of workers. Start at `open_images`, then `ImageDataset`.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from phiscale.architecture.preprocess import Preprocess
+from phiscale.data.find import ImageSet, Item, Skipped
+from phiscale.data.transform import Augment, normalise, train_transform
+from phiscale.errors import DataError, ImageError
+from phiscale.runtime.image import printable, read_image
+from phiscale.runtime.transform import resize_shorter, to_pixels
+
+Pixels = NDArray[np.uint8]
+Key = tuple[int, int]  # (epoch, index)
+Progress = Callable[[int, int], None]  # (done, total)
+
+CACHE_BYTES = 512 << 20
+MARGIN = 1.15  # a training image is kept this much larger than the crop: random crops then enlarge little
+MAX_BAD_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An image in memory: as decoded, or already what it is kept for."""
+
+    pixels: Pixels
+    ready: bool
+
+
+@dataclass(slots=True)
+class ImageCache:
+    """Decoded images of a set, by split and index, at most `max_bytes`; what does not fit is decoded again when asked for."""
+
+    preprocess: Preprocess
+    max_bytes: int = CACHE_BYTES
+    used_bytes: int = 0
+    exact: dict[tuple[str, int], _Kept] = field(default_factory=dict[tuple[str, int], _Kept])
+    larger: dict[tuple[str, int], _Kept] = field(default_factory=dict[tuple[str, int], _Kept])
+
+    def keep(self, split: str, index: int, exact: _Kept, larger: _Kept | None) -> None:
+        """Keep an image where there is room; pixels that both hold count once."""
+        size = exact.pixels.nbytes + (larger.pixels.nbytes if larger is not None and larger.pixels is not exact.pixels else 0)
+        if self.used_bytes + size > self.max_bytes:
+            return
+        self.used_bytes += size
+        self.exact[split, index] = exact
+        if larger is not None:
+            self.larger[split, index] = larger
+
+
+def open_images(
+    image_set: ImageSet,
+    *,
+    preprocess: Preprocess,
+    max_bytes: int = CACHE_BYTES,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[ImageSet, ImageCache]:
+    """Decode every file once: what can't be read moves to `skipped`, what can is kept in memory as far as `max_bytes` goes.
+
+    DataError where a class of train loses all its images, or more than half of all images are bad.
+    """
+    jobs = [(split, item) for split, items in image_set.splits.items() for item in items]
+    cache = ImageCache(preprocess=preprocess, max_bytes=max_bytes)
+    good: dict[str, list[Item]] = {split: [] for split in image_set.splits}
+    bad: list[Skipped] = []
+
+    def prepare(job: tuple[str, Item]) -> tuple[_Kept, _Kept | None] | ImageError:
+        split, item = job
+        try:
+            image = read_image(item.path, background=preprocess.background)
+        except ImageError as error:
+            return error
+        return _smaller(image, preprocess, for_training=split == "train")
+
+    workers = workers or min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        for first in range(0, len(jobs), 256):  # in slices: what waits in the pool is memory too
+            for number, ((split, item), found) in enumerate(
+                zip(jobs[first : first + 256], pool.map(prepare, jobs[first : first + 256]), strict=True)
+            ):
+                if isinstance(found, ImageError):
+                    bad.append(Skipped(item.path, found.code, str(found).removeprefix(f"{printable(item.path)}: ")))
+                else:
+                    cache.keep(split, len(good[split]), *found)
+                    good[split].append(item)
+                if progress is not None:
+                    progress(first + number + 1, len(jobs))
+    return _without(image_set, good, bad), cache
+
+
+def check_images(image_set: ImageSet, *, background: tuple[int, int, int] = (255, 255, 255), progress: Progress | None = None) -> ImageSet:
+    """Decode every file once and move what can't be read to `skipped`; errors as for `open_images`."""
+    smallest = Preprocess(crop=1, resize=1, background=background)
+    return open_images(image_set, preprocess=smallest, max_bytes=0, progress=progress)[0]
+
+
+def _without(image_set: ImageSet, good: Mapping[str, Sequence[Item]], bad: Sequence[Skipped]) -> ImageSet:
+    total = sum(map(len, image_set.splits.values()))
+    if len(bad) > MAX_BAD_SHARE * total:
+        codes = ", ".join(f"{count} {code}" for code, count in Counter(skip.code for skip in bad).most_common(3))
+        first = f"{printable(bad[0].path)}: {bad[0].message}"
+        raise DataError(f"{total - len(bad)} of {total} images can be read ({codes}); the first that can't: {first}")
+    notes = list(image_set.notes)
+    for split, items in good.items():
+        left = Counter(item.label for item in items)
+        lost = sorted({item.label for item in image_set.splits[split] if not left[item.label]})
+        if lost:
+            names = ", ".join(printable(image_set.classes[label]) for label in lost[:10])
+            if split == "train":
+                raise DataError(f"none of the training images of {names} can be read; replace them or remove the class")
+            notes.append(f"none of the {split} images of {names} can be read")
+    return replace(
+        image_set,
+        splits={split: tuple(items) for split, items in good.items()},
+        skipped=(*image_set.skipped, *bad),
+        notes=tuple(notes),
+    )
+
+
+def _smaller(image: Image.Image, pre: Preprocess, *, for_training: bool) -> tuple[_Kept, _Kept | None]:
+    """What to keep of an image for evaluation, and for training: the image itself where that takes less memory than the result."""
+    width, height = image.size
+    original: Pixels | None = np.asarray(image) if width * height <= pre.crop**2 or min(image.size) <= _training_side(pre) else None
+    if original is not None and width * height <= pre.crop**2:
+        exact = _Kept(original, ready=False)
+    else:
+        exact = _Kept(np.ascontiguousarray(to_pixels(image, pre)), ready=True)
+    if not for_training:
+        return exact, None
+    return exact, _Kept(original if original is not None else np.asarray(_shrink(image, pre)), ready=True)
+
+
+def _training_side(pre: Preprocess) -> int:
+    return max(pre.resize, round(MARGIN * pre.crop))
+
+
+def _shrink(image: Image.Image, pre: Preprocess) -> Image.Image:
+    """Large images are shrunk once before random crops are taken from them; small ones stay as they are."""
+    side = _training_side(pre)
+    return resize_shorter(image, side, pre.interpolation) if min(image.size) > side else image
+
+
+class ImageDataset(Dataset[tuple[Tensor, int, int]]):
+    """One split: (epoch, index) -> uint8 (3, crop, crop), label, index.
+
+    Without `augment` the pixels are exactly `to_pixels` of the preprocessing, whatever the epoch. With it they depend on
+    (seed, epoch, index) alone.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        split: str,
+        *,
+        preprocess: Preprocess,
+        augment: Augment | None = None,
+        seed: int = 0,
+        cache: ImageCache | None = None,
+    ) -> None:
+        if split not in image_set.splits:
+            raise DataError(f"no split {split!r}; there is {', '.join(image_set.splits)}")
+        if cache is not None and cache.preprocess != preprocess:
+            cache = None  # kept for another size; decode instead
+        self.items, self.preprocess, self.seed = image_set.splits[split], preprocess, seed
+        self._vary = train_transform(preprocess, augment) if augment is not None else None
+        kept = {} if cache is None else (cache.larger if augment is not None else cache.exact)
+        self._kept = {index: image for (name, index), image in kept.items() if name == split}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+        epoch, index = key
+        item, kept = self.items[index], self._kept.get(index)
+        if self._vary is None:
+            if kept is not None and kept.ready:
+                pixels = kept.pixels
+            else:
+                pixels = to_pixels(self._image(kept, item), self.preprocess)
+            return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")), item.label, index
+        image = self._image(kept, item) if kept is not None else _shrink(self._image(None, item), self.preprocess)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
+            return self._vary(image), item.label, index
+
+    def _image(self, kept: _Kept | None, item: Item) -> Image.Image:
+        return Image.fromarray(kept.pixels) if kept is not None else read_image(item.path, background=self.preprocess.background)
+
+
+def _mix(*numbers: int) -> int:
+    """A well-mixed 63-bit seed from several numbers."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
+    """The order of n training images in an epoch: a permutation that depends on (n, seed, epoch) alone."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(_mix(seed, epoch))).tolist()
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """Batches of (epoch, index) keys; set `epoch` before each epoch, and `first` to resume inside one.
+
+    A last batch of one image is joined to the one before, as batch norm can't train on it.
+    """
+
+    def __init__(self, n: int, *, batch: int, seed: int = 0, shuffle: bool = False, epoch: int = 0, first: int = 0) -> None:
+        self.n, self.batch, self.seed, self.shuffle, self.epoch, self.first = n, batch, seed, shuffle, epoch, first
+
+    def _starts(self) -> list[int]:
+        starts = list(range(0, self.n, self.batch))
+        if self.shuffle and len(starts) > 1 and self.n - starts[-1] == 1:
+            starts.pop()
+        return starts[self.first :]
+
+    def __len__(self) -> int:
+        return len(self._starts())
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = epoch_order(self.n, seed=self.seed, epoch=self.epoch) if self.shuffle else range(self.n)
+        starts = self._starts()
+        for start, stop in zip(starts, [*starts[1:], self.n], strict=True):
+            yield [(self.epoch, index) for index in order[start:stop]]
+
+
+def make_loader(
+    dataset: ImageDataset, *, batch: int, shuffle: bool = False, epoch: int = 0, workers: int = 0
+) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of (uint8 (B, 3, crop, crop), labels int64, indices int64); its `batch_sampler` is an EpochBatches."""
+    batches = EpochBatches(len(dataset), batch=batch, seed=dataset.seed, shuffle=shuffle, epoch=epoch)
+    generator = torch.Generator().manual_seed(dataset.seed)  # else iterating would draw from the global generator
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, generator=generator, persistent_workers=False)
+    return cast("DataLoader[tuple[Tensor, Tensor, Tensor]]", loader)  # collated: a sample's numbers become tensors
+
+
+def train_batches(
+    image_set: ImageSet,
+    split: str = "train",
+    *,
+    preprocess: Preprocess,
+    batch: int,
+    seed: int,
+    epoch: int,
+    augment: Augment | None = None,
+    cache: ImageCache | None = None,
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch in random order: (normalised float32 (B, 3, crop, crop), labels, indices)."""
+    dataset = ImageDataset(image_set, split, preprocess=preprocess, augment=augment, seed=seed, cache=cache)
+    for pixels, labels, indices in make_loader(dataset, batch=batch, shuffle=True, epoch=epoch, workers=workers):
+        yield normalise(pixels, preprocess), labels, indices
+
+
+def eval_batches(
+    image_set: ImageSet, split: str, *, preprocess: Preprocess, batch: int, cache: ImageCache | None = None, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """A split in its order, preprocessed exactly as in prediction: (normalised float32 (B, 3, crop, crop), labels, indices)."""
+    dataset = ImageDataset(image_set, split, preprocess=preprocess, cache=cache)
+    for pixels, labels, indices in make_loader(dataset, batch=batch, workers=workers):
+        yield normalise(pixels, preprocess), labels, indices

@@ -1,0 +1,210 @@
+"""The one gate through which image files come in: upright 8-bit RGB, or an ImageError with a code.
+
+Codes: `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`, `unsupported_depth`, `non_finite`, `bad_shape`, `unreadable`.
+Nothing here alters a file, and what a header promises is checked before pixels are decoded.
+"""
+
+import io
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from phiscale.errors import ImageError
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm")
+)
+# never EPS, which would start Ghostscript; nor formats without a signature
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM")
+MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB. Pillow alone would only warn up to 179 million
+MIN_SIDE, MAX_ASPECT = 2, 200
+
+# What Pillow raises on files that lie; the list of its own fuzz target, and what its parsers leak
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    NotImplementedError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+_UPRIGHT = {  # EXIF orientation -> what makes it 1
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
+
+
+class _Quiet:
+    """Pillow's warnings off while any thread is inside; `catch_warnings` alone isn't safe across threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    """A file or class name that can be printed and written as UTF-8: odd bytes and control characters as backslash escapes.
+
+    >>> printable("a\\udcff\\nb")
+    'a\\\\xff\\\\nb'
+    """
+    out: list[str] = []
+    for letter in os.fspath(name):
+        if "\udc80" <= letter <= "\udcff":  # a byte that is not UTF-8, as surrogateescape keeps it
+            out.append(f"\\x{ord(letter) - 0xDC00:02x}")
+        else:
+            out.append(letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode("ascii"))
+    return "".join(out)
+
+
+def read_image(
+    source: str | Path | bytes, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Decode a file (or its bytes) to an upright 8-bit RGB image.
+
+    EXIF orientation is applied; transparency is laid on `background`; CMYK, grey and palettes become RGB; 16 bits are
+    divided by 257; of an animation or a document the first frame counts. ImageError, with a code and the file's name,
+    for everything else (see the top of this file). Safe in threads.
+    """
+    name = "image" if isinstance(source, bytes) else printable(source)
+    try:
+        if isinstance(source, bytes):
+            return _read(io.BytesIO(source), len(source), background, max_pixels)
+        status = os.stat(source)
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+            raise ImageError("unreadable", "not a regular file")
+        with open(source, "rb") as file:
+            return _read(file, status.st_size, background, max_pixels)
+    except ImageError as error:
+        raise ImageError(error.code, f"{name}: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError("unreadable", f"{name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _read(file: BinaryIO, size: int, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    if size == 0:
+        raise ImageError("empty", "the file has no bytes")
+    head = file.read(512)
+    file.seek(0)
+    with _quiet:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ImageError("too_many_pixels", f"more than {max_pixels:,} pixels: {error}") from None
+        except UnidentifiedImageError:
+            raise _unknown(head) from None
+        except _BROKEN as error:
+            raise _broken(error) from None
+        with image:
+            _check_header(image, max_pixels)
+            try:
+                image.load()
+                return _upright(_to_rgb(image, background), _orientation(image))
+            except ImageError:
+                raise
+            except (*_BROKEN, Image.DecompressionBombError) as error:
+                raise _broken(error) from None
+
+
+def _check_header(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    short, long = sorted(image.size)
+    if width * height > max_pixels:
+        raise ImageError("too_many_pixels", f"{width} x {height} is {width * height:,} pixels; the limit is {max_pixels:,}")
+    if short < MIN_SIDE:
+        raise ImageError("bad_shape", f"{width} x {height}: the shorter side must have at least {MIN_SIDE} pixels")
+    if long > MAX_ASPECT * short:
+        raise ImageError("bad_shape", f"{width} x {height}: the longer side is more than {MAX_ASPECT} times the shorter")
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # PPM: scaled to 65535 by Pillow
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+            raise ImageError("non_finite", "has pixels that are not finite numbers")
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ImageError("unsupported_depth", f"has {kind} pixels, whose range is not known; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), colour).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()  # a copy no longer holds the file
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except _BROKEN:  # the picture is whole; only its metadata isn't
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _broken(error: BaseException) -> ImageError:
+    if isinstance(error, OSError) and error.errno is not None:  # the disk, not the picture
+        return ImageError("unreadable", error.strerror or str(error))
+    text = str(error) or type(error).__name__
+    return ImageError("truncated" if "truncated" in text.lower() else "corrupt", f"can't be decoded: {text}")
+
+
+def _unknown(head: bytes) -> ImageError:
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if text.startswith((b"<!doctype html", b"<html")):
+        hint = "it looks like a web page (a failed download?)"
+    elif text.startswith(b"version https://git-lfs"):
+        hint = "it is a git-LFS pointer; run `git lfs pull`"
+    elif text.startswith((b"<svg", b"<?xml")):
+        hint = "it looks like SVG or XML; export it as PNG"
+    elif brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+        hint = "it is HEIC; convert it to JPEG"
+    elif text.startswith((b"%!ps", b"%pdf")):
+        hint = "it is PostScript or PDF; export it as PNG"
+    elif head.startswith(_SIGNATURES) or brand in (b"avif", b"avis") or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return ImageError("corrupt", "begins like an image, but its header can't be read")
+    else:
+        hint = f"known are {', '.join(FORMATS)}"
+    return ImageError("not_an_image", f"not an image: {hint}")
