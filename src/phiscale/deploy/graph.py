@@ -162,7 +162,9 @@ class _Writer:
         self.tensors: list[onnx.TensorProto] = []
 
     def node(self, kind: str, *inputs: str, name: str, **attributes: int | list[int]) -> str:
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        made = helper.make_node(kind, list(inputs), [name], name=name)
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(made)
         return name
 
     def tensor(self, name: str, values: NDArray[np.float32]) -> str:
@@ -199,8 +201,8 @@ class _Writer:
                 return self.node("Relu", x, name=name)
             case "relu6":
                 if not any(tensor.name == "six" for tensor in self.tensors):
-                    self.tensor("zero", np.float32(0)[...])
-                    self.tensor("six", np.float32(6)[...])
+                    self.tensor("zero", np.array(0, np.float32))
+                    self.tensor("six", np.array(6, np.float32))
                 return self.node("Clip", x, "zero", "six", name=name)
             case "hardswish":
                 return self.node("HardSwish", x, name=name)

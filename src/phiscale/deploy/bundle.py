@@ -1,0 +1,140 @@
+"""Write a bundle: whole or absent. Everything goes into a hidden sibling folder, which is renamed when all of it is on the disk."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phiscale.architecture.design import Design
+from phiscale.architecture.preprocess import Preprocess
+from phiscale.deploy.graph import to_onnx
+from phiscale.deploy.latency import bench
+from phiscale.deploy.parity import parity
+from phiscale.errors import ArgumentError, RunError
+from phiscale.runtime.bundle import BENCH, DESIGN, LABELS, MANIFEST, MODEL, PARITY, PREPROCESS, SCHEMA, Bundle, is_bundle
+from phiscale.runtime.engines import installed
+from phiscale.runtime.labels import dump_labels
+from phiscale.runtime.machine import machine
+from phiscale.version import VERSION
+
+
+def export_bundle(
+    out: str | Path,
+    *,
+    design: Design,
+    state: Mapping[str, NDArray[np.generic]],
+    preprocess: Preprocess,
+    labels: Sequence[str],
+    temperature: float = 1.0,
+    reference: NDArray[np.float32] | None = None,
+    seconds: float = 0.5,
+) -> Path:
+    """Write the folder `out` and return it. A bundle that is there is replaced; anything else is not.
+
+    state        the network's state_dict, as `layout(design.spec)` (WeightsError names the key that differs)
+    temperature  divides the logits before softmax
+    reference    preprocessed images (N, 3, crop, crop), on which parity.json compares the runtimes with the PyTorch model
+    seconds      of measuring, a runtime and batch, for bench.json
+    ArgumentError for parts that don't fit each other or a folder that is something else; RunError where the disk is full.
+    """
+    out = Path(out)
+    _check(out, design, preprocess, labels, temperature)
+    model = to_onnx(design, state, metadata=metadata(design, preprocess, labels, temperature)).SerializeToString()
+    proof = parity(design, state, model, images=reference, temperature=temperature)
+    made = Bundle(
+        path=out,
+        model=model,
+        design=design,
+        preprocess=preprocess,
+        labels=tuple(labels),
+        temperature=temperature,
+        parity=proof,
+        bench={},
+    )
+    rows = bench({"": made}, runtimes=installed(), batches=(1, 16), seconds=seconds)
+    figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() for _, stats in rows]}
+    files = {
+        MODEL: model,
+        PREPROCESS: _json(preprocess.to_dict()),
+        LABELS: dump_labels(labels).encode(),
+        DESIGN: design.to_toml().encode(),
+        PARITY: _json(proof),
+        BENCH: _json(figures),
+    }
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[MANIFEST] = _json({"schema": SCHEMA, "phiscale": VERSION, "temperature": temperature, "files": sums})
+    write_folder(out, files)
+    return out
+
+
+def metadata(design: Design, preprocess: Preprocess, labels: Sequence[str], temperature: float) -> dict[str, str]:
+    """What a reader of the model file alone needs: goes into ONNX metadata_props and OpenVINO rt_info."""
+    return {
+        "phiscale.design": design.to_toml(),
+        "phiscale.preprocess": json.dumps(preprocess.to_dict()),
+        "phiscale.labels": dump_labels(labels),
+        "phiscale.temperature": repr(float(temperature)),
+    }
+
+
+def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
+    """Make `out` hold `files`, in their order, all or nothing. RunError naming the folder where the system refuses (a full disk)."""
+    part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
+    try:
+        for left_over in (part, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            for name, content in files.items():
+                with (part / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _sync(part)
+            if out.exists():
+                out.rename(old)
+            part.rename(out)
+            _sync(out.parent)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            if old.exists() and not out.exists():
+                old.rename(out)
+            shutil.rmtree(old, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RunError(f"can't write {out}: {why}; nothing half-written is left. Free some space or give another folder") from None
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check(out: Path, design: Design, preprocess: Preprocess, labels: Sequence[str], temperature: float) -> None:
+    if (out.exists() or out.is_symlink()) and not (out.is_dir() and (is_bundle(out) or not any(out.iterdir()))):
+        raise ArgumentError(f"{out} exists and is no bundle; give a folder that doesn't exist, or delete it")
+    if design.spec.in_channels != 3:
+        raise ArgumentError(f"a bundle predicts from RGB images, but this network takes {design.spec.in_channels} channels")
+    if len(labels) != design.spec.num_classes or not labels:
+        raise ArgumentError(f"a bundle needs one label a class: got {len(labels)} labels for {design.spec.num_classes} classes")
+    if preprocess.crop != design.resolution:
+        raise ArgumentError(
+            f"the preprocessing crops {preprocess.crop} px, but the design runs at {design.resolution} px; use Preprocess.at"
+        )
+    if not 0 < temperature < float("inf"):
+        raise ArgumentError(f"temperature must be positive and finite, got {temperature}")
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()

@@ -1,0 +1,172 @@
+"""Milliseconds measured on this machine: never guessed. Candidates of one question are interleaved, because machines drift."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phiscale.architecture.design import Design
+from phiscale.deploy.graph import graph, random_weights
+from phiscale.errors import ArgumentError
+from phiscale.runtime.bundle import Bundle, read_bundle
+from phiscale.runtime.engines import Engine, Precision, available_threads, open_engine
+
+Measurable = Design | Bundle | str | Path  # a design is measured with random weights, which run as fast as any
+SLICE = 0.05  # seconds that a candidate runs before the next has its turn
+FEWEST = 5  # calls of each candidate, however slow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyStats:
+    """Milliseconds of one call with `batch` images, n calls; images_per_second at the median. The network alone, without decoding."""
+
+    p50: float
+    p90: float
+    p99: float
+    images_per_second: float
+    n: int
+    batch: int = 1
+    runtime: str = ""
+    precision: str = ""
+    threads: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as `bench --json` and bench.json hold them."""
+        return {
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "threads": self.threads,
+            "batch": self.batch,
+            "latency_ms": {"p50": round(self.p50, 4), "p90": round(self.p90, 4), "p99": round(self.p99, 4)},
+            "images_per_second": round(self.images_per_second, 2),
+            "n": self.n,
+        }
+
+
+def measure(
+    thing: Measurable,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+    seconds: float = 1.0,
+    precision: Precision = "auto",
+) -> LatencyStats:
+    """Latency of a bundle, or of a design with random weights. runtime: "openvino", "onnxruntime" or "torch" (designs only)."""
+    return bench({"": thing}, runtimes=(runtime,), threads=threads, batches=(batch,), seconds=seconds, precision=precision)[0][1]
+
+
+def bench(
+    things: Mapping[str, Measurable],
+    *,
+    runtimes: Iterable[str | None] = (None,),
+    threads: int | None = None,
+    batches: Iterable[int] = (1,),
+    seconds: float = 1.0,
+    precision: Precision = "auto",
+) -> list[tuple[str, LatencyStats]]:
+    """Name and figures of everything in `things`, on each runtime, at each batch; measured in turns, `seconds` each."""
+    runtimes, batches = tuple(runtimes), tuple(batches)
+    if not all(size >= 1 for size in batches):
+        raise ArgumentError(f"batch must be at least 1, got {min(batches)}")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ArgumentError(f"seconds must be positive, got {seconds}")
+    rows: list[tuple[str, Engine, int]] = []
+    calls: list[Callable[[], object]] = []
+    for name, thing in things.items():
+        design, model = _model(thing)
+        for runtime in runtimes:
+            for batch in batches:
+                engine = _engine(design, model, runtime=runtime, threads=threads, precision=precision, batch=batch)
+                images = _images(design, batch)
+                rows.append((name, engine, batch))
+                calls.append(lambda engine=engine, images=images: engine(images))
+    return [
+        (name, _stats(times, batch=batch, engine=engine))
+        for (name, engine, batch), times in zip(rows, interleaved(calls, seconds=seconds), strict=True)
+    ]
+
+
+def interleaved(calls: list[Callable[[], object]], *, seconds: float) -> list[list[float]]:
+    """Seconds of each call of each candidate. They take turns of `SLICE` until each has run for `seconds`; first calls don't count."""
+    for call in calls:
+        call()
+    times: list[list[float]] = [[] for _ in calls]
+    while True:
+        unfinished = [number for number, own in enumerate(times) if len(own) < FEWEST or sum(own) < seconds]
+        if not unfinished:
+            return times
+        for number in unfinished:
+            calls[number]()  # the caches still hold the candidate before
+            turn = 0.0
+            while turn < min(SLICE, seconds):
+                start = time.perf_counter()
+                calls[number]()
+                times[number].append(time.perf_counter() - start)
+                turn += times[number][-1]
+
+
+def _stats(times: list[float], *, batch: int, engine: Engine) -> LatencyStats:
+    p50, p90, p99 = (float(value) * 1e3 for value in np.percentile(times, (50, 90, 99)))
+    return LatencyStats(
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        images_per_second=batch / p50 * 1e3,
+        n=len(times),
+        batch=batch,
+        runtime=engine.name,
+        precision=engine.precision,
+        threads=engine.threads,
+    )
+
+
+def _model(thing: Measurable) -> tuple[Design, bytes]:
+    if isinstance(thing, Design):
+        return thing, graph(thing, random_weights(thing.spec)).SerializeToString()
+    bundle = thing if isinstance(thing, Bundle) else read_bundle(thing)
+    return bundle.design, bundle.model
+
+
+def _images(design: Design, batch: int) -> NDArray[np.float32]:
+    shape = (batch, design.spec.in_channels, design.resolution, design.resolution)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _engine(design: Design, model: bytes, *, runtime: str | None, threads: int | None, precision: Precision, batch: int) -> Engine:
+    if runtime == "torch":
+        if precision == "bf16":
+            raise ArgumentError("the torch runtime is measured in f32, as the network is evaluated")
+        return TorchEngine(design, threads=threads or available_threads())
+    return open_engine(model, runtime=runtime, threads=threads, precision=precision, batch=batch)
+
+
+class TorchEngine:
+    """The module itself, eager and in float32, as an Engine: what the others are compared with."""
+
+    name: str = "torch"
+    precision: Precision = "f32"
+
+    def __init__(self, design: Design, *, threads: int, state: Mapping[str, NDArray[np.generic]] | None = None) -> None:
+        import torch
+
+        from phiscale.nn import Network
+
+        self.threads, self._torch = threads, torch
+        self._network = Network(design.spec).eval()
+        if state is not None:
+            self._network.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        before = self._torch.get_num_threads()
+        self._torch.set_num_threads(self.threads)
+        try:
+            with self._torch.inference_mode():
+                return self._network(self._torch.from_numpy(images)).numpy()
+        finally:
+            self._torch.set_num_threads(before)

@@ -1,0 +1,85 @@
+"""What computes a bundle's graph, one file an engine; imported only when it is opened.
+
+Comes in: an ONNX model's bytes.  Goes out: an Engine: images in, logits out.
+Never: imports torch; falls back to another engine than the one that was asked for.
+Start reading: `open_engine` below.
+"""
+
+import os
+from importlib.util import find_spec
+from typing import Literal, Protocol, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phiscale.errors import ArgumentError, MissingExtraError
+
+Runtime = Literal["openvino", "onnxruntime"]
+Precision = Literal["auto", "f32", "bf16"]
+RUNTIMES: tuple[Runtime, ...] = ("openvino", "onnxruntime")  # the first that is installed is the default
+SHORT: dict[str, Runtime] = {"onnx": "onnxruntime", "ort": "onnxruntime", "ov": "openvino"}
+
+
+class Engine(Protocol):
+    """A graph that is ready to run. name, precision (what it computes in) and threads say what was chosen."""
+
+    name: str
+    precision: Precision
+    threads: int
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, in_channels, H, W) normalised -> (B, num_classes) logits."""
+        ...
+
+
+def installed() -> tuple[Runtime, ...]:
+    """The engines that this Python can import, the default first."""
+    return tuple(name for name in RUNTIMES if find_spec(name) is not None)
+
+
+def choose(runtime: str | None) -> Runtime:
+    """The engine that `runtime` names, or the default. ArgumentError for an unknown name; MissingExtraError where it is not installed."""
+    known = installed()
+    if runtime is None:
+        if not known:
+            raise MissingExtraError("predicting needs ONNX Runtime or OpenVINO: pip install onnxruntime, or 'phiscale[openvino]'")
+        return known[0]
+    name = SHORT.get(runtime, runtime)
+    if name not in RUNTIMES:
+        raise ArgumentError(f"no runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
+    if name not in known:
+        brings = "'phiscale[openvino]'" if name == "openvino" else "onnxruntime"
+        raise MissingExtraError(f"the runtime {name} is not installed: pip install {brings}; installed: {', '.join(known) or 'none'}")
+    return name
+
+
+def available_threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_engine(
+    model: bytes, *, runtime: str | None = None, threads: int | None = None, precision: Precision = "auto", batch: int = 1
+) -> Engine:
+    """The engine that runs `model`. threads: all that this process may use, unless given.
+
+    batch        the number of images that is going to come most often; others work too
+    precision    "auto" leaves it to the engine: OpenVINO computes in bf16 where the processor has instructions for it
+    """
+    name = choose(runtime)
+    if threads is not None and threads < 1:
+        raise ArgumentError(f"threads must be at least 1, got {threads}")
+    if precision not in ("auto", "f32", "bf16"):
+        raise ArgumentError(f"precision must be auto, f32 or bf16, got {precision!r}")
+    count = threads or available_threads()
+    match name:
+        case "openvino":
+            from phiscale.runtime.engines.openvino import OpenVino
+
+            return OpenVino(model, threads=count, precision=precision, batch=batch)
+        case "onnxruntime":
+            from phiscale.runtime.engines.onnxruntime import OnnxRuntime
+
+            return OnnxRuntime(model, threads=count, precision=precision)
+        case _:
+            assert_never(name)
