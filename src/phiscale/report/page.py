@@ -1,0 +1,352 @@
+"""`report.html` of a run: one page, no script, nothing loaded from elsewhere."""
+
+import base64
+import io
+import math
+import os
+import shlex
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
+from markupsafe import Markup
+from PIL import Image, ImageOps
+
+from phiscale.architecture import Design, blocks
+from phiscale.cost import Budget, layers
+from phiscale.cost.budget import amount_text
+from phiscale.errors import RunError
+from phiscale.report.chart import Axis, Line, around, chart, reliability
+from phiscale.report.folder import Epoch, Prediction, RunFiles, read_budget, read_run
+from phiscale.report.scores import scores
+
+MISTAKES = 18  # thumbnails
+THUMBNAIL = 192  # pixels of the longer side
+MATRIX_CLASSES = 24  # up to here the whole confusion matrix is readable
+SHOWN_CLASSES = 12  # of more classes, so many of the worst; the rest folds away
+LISTED = 500  # rows of a folded list; the files hold the rest
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` into a run folder from the folder's files alone, and return its path.
+
+    RunError where run.json or design.toml is missing, or the page can't be written; any other file that is missing is named on the page.
+    """
+    files = read_run(run_dir)
+    return publish(files.folder / "report.html", render("report.html", **_report(files)))
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this room, filled. Everything is escaped; text that can't be printed is made visible."""
+    return _environment().get_template(template).render(**values)
+
+
+def publish(path: Path, text: str) -> Path:
+    """Write a whole file or none. RunError says why it can't be written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(
+            f"can't write {path}: {error.strerror or error}; free some space or choose another folder, then write it again"
+        ) from None
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """One line of the stage table: what the paper's table 1 says of a stage, and what the stage costs."""
+
+    name: str
+    operator: str
+    size: str  # of its output
+    width: int
+    depth: int
+    params: int
+    macs: int
+
+
+def stage_rows(design: Design) -> tuple[StageRow, ...]:
+    """The stage table: stem, stages, head, classifier, in order of execution."""
+    rows: list[StageRow] = []
+    plan = {number: tuple(group) for number, group in groupby(blocks(design.spec), lambda block: block.stage)}
+    for (part, number), group in groupby(layers(design.spec, design.resolution), lambda layer: _part(layer.name)):
+        held = tuple(group)
+        size = next((layer.size for layer in reversed(held) if ".se." not in layer.name), held[-1].size)
+        operator, width, depth = held[0].kind, held[-1].w_out, 1
+        if part == "stages":
+            first = plan[number][0]
+            # kernels and strides are the first block's; the stage's other blocks differ in stride only
+            operator, width, depth = _operator(design, number), first.w_out, len(plan[number])
+        elif part == "stem":
+            operator, depth = f"{held[0].kind}{_stride(design.spec.stem.stride)}", len(held)
+        elif part == "classifier":
+            operator = "mean pool, linear"
+        rows.append(
+            StageRow(
+                name=f"stage {number + 1}" if part == "stages" else part,
+                operator=operator.replace("x", "×"),
+                size="1×1" if part == "classifier" else f"{size[0]}×{size[1]}",
+                width=width,
+                depth=depth,
+                params=sum(layer.params for layer in held),
+                macs=sum(layer.macs for layer in held),
+            )
+        )
+    return tuple(rows)
+
+
+def _part(layer: str) -> tuple[str, int]:
+    part, _, rest = layer.partition(".")
+    return (part, int(rest.split(".")[0])) if part == "stages" else (part, 0)
+
+
+def _operator(design: Design, number: int) -> str:
+    stage = design.spec.stages[number]
+    kind = {
+        "mbconv": f"MBConv{stage.expand:g}",
+        "fused": f"FusedMBConv{stage.expand:g}",
+        "separable": "Separable",
+        "bottleneck": "Bottleneck",
+    }[stage.kind]
+    return f"{kind} {stage.kernel}x{stage.kernel}{_stride(stage.stride)}{', SE' if stage.se else ''}"
+
+
+def _stride(stride: int) -> str:
+    return f", stride {stride}" if stride > 1 else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetRow:
+    """One cost: what was asked (None: nothing), what the design takes by analysis, what was measured on the bundle."""
+
+    name: str
+    asked: str | None
+    designed: str | None
+    measured: str | None
+    share: float | None  # of what was asked, used: measured where it was, else designed
+    measured_says: bool
+
+    @property
+    def kept(self) -> bool:
+        return self.share is None or self.share <= 1.005  # a limit is written with three digits
+
+
+def budget_rows(design: Design, budget: Budget | None, bench: Mapping[str, Any]) -> tuple[BudgetRow, ...]:
+    """Costs beside their budget: asked, designed, measured on the bundle."""
+    of, limits = design.cost, budget or Budget()
+    latency = latency_ms(bench)
+
+    def row(name: str, limit: float | None, unit: str, designed: float) -> BudgetRow:
+        return BudgetRow(
+            name=name,
+            asked=None if limit is None else amount_text(limit) + unit,
+            designed=amount_text(designed) + unit,
+            measured=None,
+            share=None if limit is None else designed / limit,
+            measured_says=False,
+        )
+
+    asked_ms = None if limits.latency is None else limits.latency * 1e3
+    return (
+        row("multiply-adds (MACs)", limits.macs, "", of.macs),
+        row("parameters", limits.params, "", of.params),
+        row("peak memory, one image", limits.memory, "B", of.peak_bytes),
+        BudgetRow(
+            name="latency, median",
+            asked=None if asked_ms is None else f"{asked_ms:g} ms",
+            designed=None,
+            measured=None if latency is None else f"{latency:.3g} ms",
+            share=latency / asked_ms if latency is not None and asked_ms else None,
+            measured_says=True,
+        ),
+    )
+
+
+def latency_ms(bench: Mapping[str, Any], which: str = "p50") -> float | None:
+    """A percentile of the bundle's latency; None where it wasn't measured."""
+    told = bench.get("latency_ms")
+    value = told.get(which) if isinstance(told, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _report(files: RunFiles) -> dict[str, Any]:
+    split = files.split
+    looked_at = [row for row in files.predictions if row.split == split]
+    counted = scores(looked_at, files.labels)
+    wrong = sorted((row for row in looked_at if row.label != row.predicted), key=lambda row: (-_or_zero(row.confidence), row.path))
+    asked = str(files.said("asked", "budget") or files.design.origin.budget or "")
+    budget = read_budget(asked)
+    bundle = str(files.folder / "bundle")
+    stages = stage_rows(files.design)
+    return {
+        "files": files,
+        "run": files.run,
+        "design": files.design,
+        "cost": files.design.cost,
+        "split": split,
+        "scores": counted,
+        "charts": _curves(files.epochs, files.said("result")),
+        "reliability": reliability("reliability", bins=counted.bins) if counted and counted.bins else None,
+        "mistakes": [(row, thumbnail(files.image(row))) for row in wrong[:MISTAKES]],
+        "worst": sorted(counted.classes, key=lambda c: (c.recall is None, c.recall, -c.support)) if counted else [],
+        "matrix": _matrix(looked_at, [c.label for c in counted.classes]) if counted and len(counted.classes) <= MATRIX_CLASSES else None,
+        "shown_classes": SHOWN_CLASSES,
+        "matrix_classes": MATRIX_CLASSES,
+        "listed": LISTED,
+        "budget": budget_rows(files.design, budget, files.bench),
+        "asked_budget": asked,
+        "budget_is_read": budget is not None or not asked,
+        "stages": stages,
+        "most_macs": max(row.macs for row in stages),
+        "most_params": max(row.params for row in stages),
+        "disagrees": _disagrees(files, split, counted.top1 if counted else None),
+        "q": {
+            "bundle": shlex.quote(bundle),
+            "run": shlex.quote(str(files.folder)),
+            "source": shlex.quote(str(files.said("data", "source"))),
+        },
+        "python": f"import phiscale\n\nphiscale.load({bundle!r}).predict(['photo.jpg'])   # no PyTorch needed",
+    }
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _disagrees(files: RunFiles, split: str, top1: float | None) -> str | None:
+    """A sentence where run.json and predictions.csv don't tell the same accuracy."""
+    told = files.said("test", "top1") if split == "test" else files.said("result", "top1")
+    if not isinstance(told, (int, float)) or top1 is None or abs(told - top1) < 5e-4:
+        return None
+    return f"run.json says {told:.2%} for {split}, counting predictions.csv gives {top1:.2%}: the two files are not of the same evaluation."
+
+
+def _matrix(rows: Sequence[Prediction], labels: Sequence[str]) -> list[tuple[str, list[tuple[str, int, float]]]]:
+    """(label, [(predicted, images, share of the label's images)]) for every class."""
+    number = {label: index for index, label in enumerate(labels)}
+    counts = [[0] * len(labels) for _ in labels]
+    for row in rows:
+        counts[number[row.label]][number[row.predicted]] += 1
+    return [
+        (label, [(labels[index], n, n / max(1, sum(counts[row]))) for index, n in enumerate(counts[row])])
+        for row, label in enumerate(labels)
+    ]
+
+
+def _curves(epochs: Sequence[Epoch], result: Any) -> list[Markup]:
+    if not epochs:
+        return []
+    at = [row.epoch for row in epochs]
+    if any(math.isnan(e) for e in at) or any(later <= earlier for earlier, later in pairwise(at)):
+        at = [float(number) for number in range(1, len(epochs) + 1)]  # stages that count their own epochs: one after another
+    low, high = (at[0], at[-1]) if len(at) > 1 else (at[0] - 1, at[0] + 1)
+    x = Axis(label="epoch", low=low, high=high, whole=True)
+    best = None
+    if isinstance(result, Mapping):
+        best = next((n for n, row in enumerate(epochs) if row.epoch == result.get("epoch") and row.stage == result.get("stage")), None)
+    charts: list[Markup] = []
+    for what, title, form in (("loss", "Loss", "{:.2g}".format), ("top1", "Accuracy", "{:.4g}%".format)):
+        times = 100 if what == "top1" else 1
+        train = [(e, getattr(row, f"train_{what}") * times) for e, row in zip(at, epochs, strict=True)]
+        val = [(e, getattr(row, f"val_{what}") * times) for e, row in zip(at, epochs, strict=True)]
+        low, high = around([v for _, v in (*train, *val)], least=0)
+        y = Axis(label=title.lower(), low=low, high=min(high, 100.0) if what == "top1" and high > 100 else high, form=form)
+        last = val[best if best is not None else -1]
+        kept = best is not None and math.isfinite(last[1])
+        charts.append(
+            chart(
+                f"curve-{what}",
+                title=f"{title} by epoch",
+                about=f"validation {title.lower()} goes from {form(val[0][1])} to {form(val[-1][1])} over {len(epochs)} epochs",
+                x=x,
+                y=y,
+                lines=[Line(label="training", points=train, tone="b"), Line(label="validation", points=val, tone="a")],
+                mark=(last, f"kept: {form(last[1])}") if kept else None,
+            )
+        )
+    return charts
+
+
+def thumbnail(path: Path) -> str | None:
+    """A small JPEG as a data URI, upright; None for what can't be read."""
+    try:
+        with Image.open(path) as stored:
+            stored.draft("RGB", (THUMBNAIL, THUMBNAIL))
+            image = ImageOps.exif_transpose(stored).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    held = io.BytesIO()
+    image.save(held, "JPEG", quality=78, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=ChainableUndefined,  # run.json of an interrupted run lacks keys: a dash, not a failure
+        finalize=printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(formats())
+    return environment
+
+
+def formats() -> dict[str, Callable[..., str]]:
+    """How templates write numbers; anything that is none becomes a dash."""
+    return {"amount": _amount, "percent": _share, "fixed": _fixed, "commas": _commas, "plain": _plain}
+
+
+def printable(value: Any) -> Any:
+    """What is written for a value: a dash for none; odd bytes, control and direction-changing characters become visible marks.
+
+    >>> printable("a\\x1bb"), printable(None), printable(3)
+    ('a\\ufffdb', '–', 3)
+    """
+    if value is None or isinstance(value, Undefined):
+        return "–"
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(
+        "\ufffd" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") and letter not in "\n\t\u200d" else letter for letter in value
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _amount(value: Any, unit: str = "") -> str:
+    return amount_text(value) + unit if _is_number(value) else "–"
+
+
+def _share(value: Any, digits: int = 1) -> str:
+    return f"{value * 100:.{digits}f} %" if _is_number(value) else "–"
+
+
+def _fixed(value: Any, digits: int = 3) -> str:
+    return f"{value:.{digits}g}" if _is_number(value) else "–"
+
+
+def _commas(value: Any) -> str:
+    return f"{value:,}" if _is_number(value) else "–"
+
+
+def _plain(value: Any) -> str:
+    """A setting as one would write it."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "–" if value is None or value == "" or isinstance(value, Undefined) else str(value)
