@@ -23,8 +23,8 @@ from phiscale.errors import ImageError
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm")
 )
-# never EPS, which would start Ghostscript; nor formats without a signature
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM")
+# never EPS, which would start Ghostscript; nor formats without a signature. MPO (two JPEGs) opens as JPEG
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM")
 MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB. Pillow alone would only warn up to 179 million
 MIN_SIDE, MAX_ASPECT = 2, 200
 
@@ -144,6 +144,19 @@ def _read(file: BinaryIO, size: int, background: tuple[int, int, int], max_pixel
                 raise
             except (*_BROKEN, Image.DecompressionBombError) as error:
                 raise _broken(error) from None
+
+
+def upright_rgb(image: Image.Image, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`read_image` for an image that is open already, by the same rules; `image` stays as it is."""
+    with _quiet:
+        try:
+            _check_header(image, max_pixels)
+            image.load()
+            return _upright(_to_rgb(image, background), _orientation(image))
+        except ImageError:
+            raise
+        except (*_BROKEN, Image.DecompressionBombError) as error:
+            raise _broken(error) from None
 
 
 def _check_header(image: Image.Image, max_pixels: int) -> None:

@@ -1,0 +1,175 @@
+"""Files to labels and probabilities, from a bundle, without PyTorch. Files stream: a list of any length needs the memory of one batch."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from phiscale.architecture.design import Design
+from phiscale.architecture.preprocess import Preprocess
+from phiscale.errors import ArgumentError, ImageError
+from phiscale.runtime.bundle import Bundle, read_bundle
+from phiscale.runtime.engines import Engine, Precision, open_engine
+from phiscale.runtime.image import read_image, upright_rgb
+from phiscale.runtime.transform import to_array
+
+if TYPE_CHECKING:
+    Pixels = NDArray[np.uint8]
+    Source = str | PathLike[str] | bytes | Image.Image | Pixels
+
+LARGEST_BATCH, BATCH_PIXELS = 32, 32 * 224 * 224  # what a batch may hold, so that B7 at 600 px stays below 1 GB
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one image shows: labels with probabilities, the likeliest first; or `error`, a short code, and `message`, why not."""
+
+    path: str
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+    message: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        return self.top[0][0] if self.top else None
+
+
+def load(
+    path: str | Path, *, runtime: str | None = None, threads: int | None = None, precision: Precision = "auto", batch: int | None = None
+) -> "Predictor":
+    """The predictor of a bundle, or of a run folder that holds one.
+
+    runtime    "openvino" or "onnxruntime"; by default OpenVINO where it is installed, else ONNX Runtime
+    threads    all that this process may use, unless given
+    precision  "f32", "bf16" or "auto": the engine's own choice (parity.json says how far each is from the PyTorch model)
+    batch      images that are computed at a time
+    BundleError for a folder that is incomplete or was changed; MissingExtraError where no runtime is installed.
+    """
+    bundle = read_bundle(path)
+    if batch is not None and batch < 1:
+        raise ArgumentError(f"batch must be at least 1, got {batch}")
+    size = batch or max(1, min(LARGEST_BATCH, BATCH_PIXELS // bundle.design.resolution**2))
+    return Predictor(bundle, open_engine(bundle.model, runtime=runtime, threads=threads, precision=precision, batch=size), batch=size)
+
+
+class Predictor:
+    """A bundle that is ready to run; `load` makes one."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, *, batch: int) -> None:
+        self.bundle, self.engine, self.batch = bundle, engine, batch
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.bundle.labels
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.bundle.preprocess
+
+    @property
+    def design(self) -> Design:
+        return self.bundle.design
+
+    @property
+    def temperature(self) -> float:
+        return self.bundle.temperature
+
+    @property
+    def runtime(self) -> str:
+        return self.engine.name
+
+    def predict(self, files: "Iterable[Source]", *, top: int = 5, batch: int | None = None) -> list[Prediction]:
+        """One prediction a file, in their order; what can't be read has an error and stops nothing."""
+        return list(self.stream(files, top=top, batch=batch))
+
+    def stream(self, files: "Iterable[Source]", *, top: int = 5, batch: int | None = None) -> Iterator[Prediction]:
+        """`predict`, one at a time as they are ready, for lists that don't fit in memory."""
+        if top < 1:
+            raise ArgumentError(f"top must be at least 1, got {top}")
+        for path, scores in self.scores(files, batch=batch):
+            if isinstance(scores, ImageError):
+                yield Prediction(path, error=scores.code, message=str(scores))
+            else:
+                best = np.argsort(-scores, kind="stable")[:top]
+                yield Prediction(path, tuple((self.labels[index], float(scores[index])) for index in best))
+
+    def scores(self, files: "Iterable[Source]", *, batch: int | None = None) -> "Iterator[tuple[str, NDArray[np.float32] | ImageError]]":
+        """Path and probabilities of all classes (num_classes,) of each file, in their order; the error where a file can't be read.
+
+        Images are decoded by threads while the batch before them is computed.
+        """
+        size = self.batch if batch is None else batch
+        if size < 1:
+            raise ArgumentError(f"batch must be at least 1, got {size}")
+        waiting = enumerate([files] if isinstance(files, (str, bytes, PathLike, Image.Image)) else files)
+        pending: deque[tuple[str, Future[NDArray[np.float32]]]] = deque()
+        with ThreadPoolExecutor(self.engine.threads, "decode") as pool:
+
+            def ask(count: int) -> None:
+                for number, source in islice(waiting, count):
+                    pending.append((_name(source, number), pool.submit(self._array, source)))
+
+            try:
+                ask(2 * size)
+                while pending:
+                    read = [pending.popleft() for _ in range(min(size, len(pending)))]
+                    ready = [(name, future.exception() or future.result()) for name, future in read]
+                    ask(len(read))
+                    images = [made for _, made in ready if isinstance(made, np.ndarray)]
+                    rows = iter(self.probabilities(np.stack(images)) if images else ())
+                    for name, made in ready:
+                        if isinstance(made, np.ndarray):
+                            yield name, next(rows)
+                        elif isinstance(made, ImageError):
+                            yield name, made
+                        else:
+                            raise made
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Images (N, in_channels, crop, crop), preprocessed -> (N, num_classes), each row sums to 1.
+
+        Softmax of logits / temperature, in float64. ArgumentError for another shape.
+        """
+        logits = self.logits(images).astype(np.float64) / self.temperature
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Images (N, in_channels, crop, crop), preprocessed -> (N, num_classes), as the network gives them."""
+        wanted = (self.design.spec.in_channels, self.preprocess.crop, self.preprocess.crop)
+        if images.ndim != 4 or images.shape[1:] != wanted:
+            raise ArgumentError(f"images must have the shape (N, {', '.join(map(str, wanted))}), got {images.shape}")
+        if not len(images):
+            return np.zeros((0, len(self.labels)), np.float32)
+        return self.engine(np.ascontiguousarray(images, np.float32))
+
+    def _array(self, source: "Source") -> NDArray[np.float32]:
+        if isinstance(source, np.ndarray):
+            source = _as_image(source)
+        if isinstance(source, Image.Image):
+            return to_array(upright_rgb(source, background=self.preprocess.background), self.preprocess)
+        source = source if isinstance(source, (str, bytes)) else Path(source)
+        return to_array(read_image(source, background=self.preprocess.background), self.preprocess)
+
+
+def _name(source: "Source", number: int) -> str:
+    return fspath(source) if isinstance(source, (str, PathLike)) else f"image {number}"
+
+
+def _as_image(pixels: "Pixels") -> Image.Image:
+    try:
+        if pixels.dtype != np.uint8:
+            raise TypeError(f"got {pixels.dtype}")
+        return Image.fromarray(pixels)
+    except (TypeError, ValueError) as error:
+        raise ImageError("not_an_image", f"an array must be uint8, (H, W) or (H, W, 3): {error}") from None
