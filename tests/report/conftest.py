@@ -34,7 +34,7 @@ def tiny_images(tmp_path: Path) -> list[Path]:
     """Six small pictures in two class folders."""
     made: list[Path] = []
     for number, label in enumerate(("ants", "bees") * 3):
-        path = tmp_path / "photos" / "val" / label / f"{number}.png"
+        path = tmp_path / "photos" / "val" / label / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (40 * number, 90, 160)).save(path)
         made.append(path)

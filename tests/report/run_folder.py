@@ -81,9 +81,22 @@ def write_run(
         **changes,
     }
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    bench = {"runtime": "openvino", "threads": 2, "n": 50, "latency_ms": {"p50": 4.21, "p90": 4.8, "p99": 6.02}, "images_per_second": 237.0}
-    (folder / "bundle" / "bench.json").write_text(json.dumps(bench))
-    (folder / "bundle" / "parity.json").write_text(json.dumps({"largest_probability_difference": 2.4e-7, "inputs": 8}))
+    bench = [
+        {
+            "runtime": runtime,
+            "precision": "f32",
+            "threads": 2,
+            "batch": batch,
+            "latency_ms": {"p50": ms * batch, "p90": ms * batch * 1.1, "p99": ms * batch * 1.4},
+            "images_per_second": 1e3 / ms,
+            "n": 50,
+        }
+        for runtime, ms in (("openvino", 4.21), ("onnxruntime", 5.68))
+        for batch in (1, 16)
+    ]
+    (folder / "bundle" / "bench.json").write_text(json.dumps({"rows": bench}))
+    parity = [{"runtime": "openvino", "precision": "f32", "probability": 2.4e-7, "logit": 1.1e-5, "labels_agree": 1.0}]
+    (folder / "bundle" / "parity.json").write_text(json.dumps({"images": 8, "rows": parity}))
     return folder
 
 

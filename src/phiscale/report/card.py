@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from phiscale.report.folder import read_run
-from phiscale.report.page import LISTED, formats, printable, publish
+from phiscale.report.page import LISTED, formats, publish, shown
 from phiscale.report.scores import scores
 
 
@@ -18,13 +18,14 @@ def write_card(run_dir: str | Path) -> Path:
     No path of the machine goes into it: a card is made to be published. RunError as for `write_report`.
     """
     files = read_run(run_dir)
-    looked_at = [row for row in files.predictions if row.split == files.split]
+    split = files.split
+    looked_at = [row for row in files.predictions if row.split == split]
     test = files.said("test")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown: every stranger's text goes through `md` or `yaml`
         undefined=ChainableUndefined,
-        finalize=printable,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -34,7 +35,7 @@ def write_card(run_dir: str | Path) -> Path:
         run=files.run,
         design=files.design,
         cost=files.design.cost,
-        split=files.split,
+        split=split,
         scores=scores(looked_at, files.labels),
         result=test or files.said("result") or {},
         result_split="test" if test else str(files.said("result", "split")),
@@ -51,10 +52,10 @@ def _md(value: Any) -> str:
     >>> _md("a|b <i> [x](y)\n# z")
     'a\\|b &lt;i&gt; \\[x\\](y) # z'
     """
-    text = re.sub(r"\s+", " ", str(printable(value))).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"\s+", " ", str(shown(value))).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
 
 
 def _yaml(value: Any) -> str:
     """A string as YAML reads it back: JSON in ASCII is YAML too."""
-    return json.dumps(str(printable(value)))
+    return json.dumps(str(shown(value)))

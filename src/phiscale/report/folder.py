@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from phiscale.architecture import Design
 from phiscale.cost import Budget
 from phiscale.errors import BudgetError, RunError
+from phiscale.runtime.labels import load_labels
 
 # names of files need not be UTF-8: their odd bytes travel as lone surrogates, and open the right file again
 ODD_BYTES = "surrogateescape"
@@ -59,8 +60,8 @@ class RunFiles:
     predictions: tuple[Prediction, ...]
     skipped: tuple[Mapping[str, str], ...]
     labels: tuple[str, ...]
-    bench: Mapping[str, Any]
-    parity: Mapping[str, Any]
+    speeds: tuple[Mapping[str, Any], ...]  # rows of the bundle's bench.json
+    parity: tuple[Mapping[str, Any], ...]  # rows of the bundle's parity.json
     missing: tuple[str, ...]  # one sentence a file that isn't there or can't be read
 
     def said(self, *keys: str) -> Any:
@@ -69,6 +70,11 @@ class RunFiles:
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
+
+    @property
+    def speed(self) -> Mapping[str, Any]:
+        """One image at a time on the runtime that `predict` takes, the first; empty where nothing was measured."""
+        return next((row for row in self.speeds if row.get("batch") == 1), {})
 
     @property
     def split(self) -> str:
@@ -120,8 +126,8 @@ def read_run(run_dir: str | Path) -> RunFiles:
         predictions=optional("predictions.csv", _predictions, (), "there are no mistakes, per-class figures or calibration to show"),
         skipped=optional("skipped.csv", _rows, (), "which files were left out is not known"),
         labels=optional("labels.txt", _labels, (), "classes without images are not listed"),
-        bench=optional("bundle/bench.json", _object, {}, "the speed of the bundle was not measured"),
-        parity=optional("bundle/parity.json", _object, {}, "the bundle was not compared with the trained network"),
+        speeds=optional("bundle/bench.json", _measured, (), "the speed of the bundle was not measured"),
+        parity=optional("bundle/parity.json", _measured, (), "the bundle was not compared with the trained network"),
         missing=tuple(missing),
     )
 
@@ -144,16 +150,15 @@ def _toml(path: Path) -> Mapping[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def _object(path: Path) -> Mapping[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, Mapping):
-        raise TypeError(f"expected an object, got {type(value).__name__}")
-    return value
+def _measured(path: Path) -> tuple[Mapping[str, Any], ...]:
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise TypeError("a row is no object")
+    return tuple(rows)
 
 
 def _labels(path: Path) -> tuple[str, ...]:
-    lines = path.read_text(encoding="utf-8", errors=ODD_BYTES).split("\n")
-    return tuple(json.loads(line) if line.startswith('"') else line for line in lines if line)
+    return load_labels(path.read_text(encoding="utf-8"))
 
 
 def _rows(path: Path) -> tuple[dict[str, str], ...]:

@@ -5,9 +5,9 @@ import io
 import math
 import os
 import shlex
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -15,15 +15,15 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from markupsafe import Markup
-from PIL import Image, ImageOps
 
 from phiscale.architecture import Design, blocks
 from phiscale.cost import Budget, layers
 from phiscale.cost.budget import amount_text
-from phiscale.errors import RunError
+from phiscale.errors import ImageError, RunError
 from phiscale.report.chart import Axis, Line, around, chart, reliability
 from phiscale.report.folder import Epoch, Prediction, RunFiles, read_budget, read_run
 from phiscale.report.scores import scores
+from phiscale.runtime.image import printable, read_image
 
 MISTAKES = 18  # thumbnails
 THUMBNAIL = 192  # pixels of the longer side
@@ -131,18 +131,17 @@ class BudgetRow:
     asked: str | None
     designed: str | None
     measured: str | None
-    share: float | None  # of what was asked, used: measured where it was, else designed
-    measured_says: bool
+    share: float | None  # of what was asked: used by what was measured, else by what was designed
 
     @property
     def kept(self) -> bool:
         return self.share is None or self.share <= 1.005  # a limit is written with three digits
 
 
-def budget_rows(design: Design, budget: Budget | None, bench: Mapping[str, Any]) -> tuple[BudgetRow, ...]:
+def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any]) -> tuple[BudgetRow, ...]:
     """Costs beside their budget: asked, designed, measured on the bundle."""
     of, limits = design.cost, budget or Budget()
-    latency = latency_ms(bench)
+    latency = latency_ms(speed)
 
     def row(name: str, limit: float | None, unit: str, designed: float) -> BudgetRow:
         return BudgetRow(
@@ -151,7 +150,6 @@ def budget_rows(design: Design, budget: Budget | None, bench: Mapping[str, Any])
             designed=amount_text(designed) + unit,
             measured=None,
             share=None if limit is None else designed / limit,
-            measured_says=False,
         )
 
     asked_ms = None if limits.latency is None else limits.latency * 1e3
@@ -165,15 +163,14 @@ def budget_rows(design: Design, budget: Budget | None, bench: Mapping[str, Any])
             designed=None,
             measured=None if latency is None else f"{latency:.3g} ms",
             share=latency / asked_ms if latency is not None and asked_ms else None,
-            measured_says=True,
         ),
     )
 
 
-def latency_ms(bench: Mapping[str, Any], which: str = "p50") -> float | None:
-    """A percentile of the bundle's latency; None where it wasn't measured."""
-    told = bench.get("latency_ms")
-    value = told.get(which) if isinstance(told, Mapping) else None
+def latency_ms(speed: Mapping[str, Any]) -> float | None:
+    """The median of a row of bench.json; None where it wasn't measured."""
+    told = speed.get("latency_ms")
+    value = told.get("p50") if isinstance(told, Mapping) else None
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -186,27 +183,28 @@ def _report(files: RunFiles) -> dict[str, Any]:
     budget = read_budget(asked)
     bundle = str(files.folder / "bundle")
     stages = stage_rows(files.design)
+    mistakes = [(row, thumbnail(files.image(row))) for row in wrong[:MISTAKES]]
     return {
         "files": files,
         "run": files.run,
+        "created": _when(files.said("created")),
         "design": files.design,
         "cost": files.design.cost,
         "split": split,
         "scores": counted,
         "charts": _curves(files.epochs, files.said("result")),
         "reliability": reliability("reliability", bins=counted.bins) if counted and counted.bins else None,
-        "mistakes": [(row, thumbnail(files.image(row))) for row in wrong[:MISTAKES]],
+        "mistakes": mistakes,
+        "pictured": any(picture for _, picture in mistakes),
         "worst": sorted(counted.classes, key=lambda c: (c.recall is None, c.recall, -c.support)) if counted else [],
         "matrix": _matrix(looked_at, [c.label for c in counted.classes]) if counted and len(counted.classes) <= MATRIX_CLASSES else None,
         "shown_classes": SHOWN_CLASSES,
         "matrix_classes": MATRIX_CLASSES,
         "listed": LISTED,
-        "budget": budget_rows(files.design, budget, files.bench),
+        "budget": budget_rows(files.design, budget, files.speed),
         "asked_budget": asked,
         "budget_is_read": budget is not None or not asked,
         "stages": stages,
-        "most_macs": max(row.macs for row in stages),
-        "most_params": max(row.params for row in stages),
         "disagrees": _disagrees(files, split, counted.top1 if counted else None),
         "q": {
             "bundle": shlex.quote(bundle),
@@ -219,6 +217,13 @@ def _report(files: RunFiles) -> dict[str, Any]:
 
 def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
+
+
+def _when(created: Any) -> str | None:
+    try:
+        return f"{datetime.fromisoformat(str(created)):%d %B %Y, %H:%M %Z}".strip()
+    except ValueError:
+        return None if created is None else str(created)
 
 
 def _disagrees(files: RunFiles, split: str, top1: float | None) -> str | None:
@@ -276,12 +281,10 @@ def _curves(epochs: Sequence[Epoch], result: Any) -> list[Markup]:
 
 
 def thumbnail(path: Path) -> str | None:
-    """A small JPEG as a data URI, upright; None for what can't be read."""
+    """A small JPEG as a data URI; None for what can't be read."""
     try:
-        with Image.open(path) as stored:
-            stored.draft("RGB", (THUMBNAIL, THUMBNAIL))
-            image = ImageOps.exif_transpose(stored).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        image = read_image(path)
+    except ImageError:
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     held = io.BytesIO()
@@ -295,7 +298,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=ChainableUndefined,  # run.json of an interrupted run lacks keys: a dash, not a failure
-        finalize=printable,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -305,22 +308,20 @@ def _environment() -> Environment:
 
 def formats() -> dict[str, Callable[..., str]]:
     """How templates write numbers; anything that is none becomes a dash."""
-    return {"amount": _amount, "percent": _share, "fixed": _fixed, "commas": _commas, "plain": _plain}
+    return {"amount": _amount, "percent": _share, "fixed": _fixed, "commas": _commas, "plain": _plain, "spelt": _spelt}
 
 
-def printable(value: Any) -> Any:
-    """What is written for a value: a dash for none; odd bytes, control and direction-changing characters become visible marks.
+def shown(value: Any) -> Any:
+    """What is written for a value: a dash for none; odd bytes, control and direction-changing characters as escapes.
 
-    >>> printable("a\\x1bb"), printable(None), printable(3)
-    ('a\\ufffdb', '–', 3)
+    >>> shown("a\\x1bb"), shown(None), shown(3)
+    ('a\\\\x1bb', '–', 3)
     """
     if value is None or isinstance(value, Undefined):
         return "–"
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
-    return "".join(
-        "\ufffd" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") and letter not in "\n\t\u200d" else letter for letter in value
-    )
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def _is_number(value: Any) -> bool:
@@ -341,6 +342,10 @@ def _fixed(value: Any, digits: int = 3) -> str:
 
 def _commas(value: Any) -> str:
     return f"{value:,}" if _is_number(value) else "–"
+
+
+def _spelt(split: Any) -> Any:
+    return {"val": "validation", "train": "training"}.get(split, split) if isinstance(split, str) else split
 
 
 def _plain(value: Any) -> str:
