@@ -5,11 +5,12 @@ Start at `find_images`. Everything is in a deterministic order, and a split depe
 
 import csv
 import hashlib
+import io
 import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiscale.data.digits import digits_folder
@@ -95,9 +96,6 @@ def find_labelled(source: str | Path, *, classes: Sequence[str], split: str | No
     DataError where the images have a class that `classes` lacks.
     """
     path = digits_folder() if source == "digits" else Path(source)
-    if source == "digits" and split in ("train", "val"):
-        found = find_images(source)
-        return replace(found, splits={split: found.splits[split]})
     named = _named(path)
     if split is None:
         split = next(name for name in ("test", "val", "train") if name in named.splits)
@@ -193,14 +191,11 @@ def _folders(root: Path) -> tuple[list[Path], int]:
     """Sub-folders, sorted, and the number of images beside them."""
     folders: list[Path] = []
     loose = 0
-    with _scan(root) as entries:
-        for entry in entries:
-            if _is_junk(entry.name):
-                continue
-            if entry.is_dir():
-                folders.append(root / entry.name)
-            elif _has_image_suffix(entry.name):
-                loose += 1
+    for path in _inside(root):
+        if os.path.isdir(path):
+            folders.append(path)
+        elif _has_image_suffix(path):
+            loose += 1
     return sorted(folders, key=lambda folder: folder.name), loose
 
 
@@ -213,30 +208,27 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[Sk
     while waiting:
         here = waiting.pop()
         seen.add(_identity(here))
-        with _scan(here) as entries:
-            for entry in entries:
-                path = here / entry.name
-                if _is_junk(entry.name):
-                    continue
-                if entry.is_dir():
-                    if _identity(path) not in seen:
-                        seen.add(_identity(path))
-                        waiting.append(path)
-                elif not _has_image_suffix(entry.name):
-                    other += 1
-                elif entry.is_file():
-                    files.append(path)
-                else:
-                    reason = "a link to nothing" if entry.is_symlink() else "not a regular file"
-                    skipped.append(Skipped(path, "unreadable", reason))
+        for path in _inside(here):
+            if os.path.isdir(path):
+                if _identity(path) not in seen:
+                    seen.add(_identity(path))
+                    waiting.append(path)
+            elif not _has_image_suffix(path):
+                other += 1
+            elif os.path.isfile(path):
+                files.append(path)
+            else:
+                skipped.append(Skipped(path, "unreadable", "a link to nothing" if path.is_symlink() else "not a regular file"))
     return sorted(files), sorted(skipped, key=lambda skip: skip.path), other
 
 
-def _scan(folder: Path) -> "os._ScandirIterator[str]":  # pyright: ignore[reportPrivateUsage]
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, without hidden files and what operating systems strew about."""
     try:
-        return os.scandir(folder)
+        names = os.listdir(folder)
     except OSError as error:
         raise DataError(f"can't read the folder {printable(folder)}: {error.strerror}") from None
+    return [folder / name for name in names if not name.startswith(".") and name.lower() not in _JUNK]
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -244,23 +236,20 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _JUNK
-
-
-def _has_image_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _has_image_suffix(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _from_csv(path: Path) -> _Named:
     root = path.parent
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            text = file.read()
     except OSError as error:
         raise ArgumentError(f"can't read {printable(path)}: {error.strerror}") from None
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     wrong: list[str] = []
     rows: dict[Path, tuple[str, str, int]] = {}
     repeated = 0
@@ -293,7 +282,9 @@ def _from_csv(path: Path) -> _Named:
         wrong.append(f"line {reader.line_num}: {error}")
     if wrong:
         more = f"\n  and {len(wrong) - _CSV_ERRORS_SHOWN} more" if len(wrong) > _CSV_ERRORS_SHOWN else ""
-        raise DataError(f"{printable(path)}: {len(wrong)} lines are wrong\n  " + "\n  ".join(wrong[:_CSV_ERRORS_SHOWN]) + more)
+        raise DataError(
+            f"{printable(path)}: {len(wrong)} wrong line{'s' * (len(wrong) > 1)}\n  " + "\n  ".join(wrong[:_CSV_ERRORS_SHOWN]) + more
+        )
     if not rows:
         raise DataError(f"{printable(path)}: has no rows below its first line")
     labels = sorted({label for label, _, _ in rows.values()})
@@ -344,7 +335,7 @@ def _classes(named: _Named, path: Path) -> tuple[str, ...]:
 def _label(by_class: Mapping[str, list[Path]], classes: tuple[str, ...], split: str, named: _Named) -> tuple[Item, ...]:
     if unknown := sorted(set(by_class) - set(classes)):
         raise DataError(
-            f"{split} has {len(unknown)} classes that train lacks: {', '.join(map(printable, unknown[:10]))}; "
+            f"{split} has classes that train lacks: {', '.join(map(printable, unknown[:10]))}; "
             f"train has {', '.join(map(printable, classes[:20]))}{', …' if len(classes) > 20 else ''}"
         )
     if missing := [name for name in classes if not by_class.get(name)]:
@@ -420,6 +411,8 @@ def _split(
             chosen.add(word)
             left.subtract(touched)
             in_val.update(item.label for item in members)
+        if not in_val[label]:
+            raise DataError(f"the images of class {printable(name)!r} are all under other labels too; no split can keep copies on one side")
     train = tuple(item for item in items if prints[item.path] not in chosen)
     return train, tuple(item for item in items if prints[item.path] in chosen)
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.data.find import ImageSet, Item, Skipped
-from phiscale.data.transform import Augment, normalise, train_transform
+from phiscale.data.transform import Augment, normalise, vary
 from phiscale.errors import DataError, ImageError
 from phiscale.runtime.image import printable, read_image
 from phiscale.runtime.transform import resize_shorter, to_pixels
@@ -49,6 +49,7 @@ class ImageCache:
     preprocess: Preprocess
     max_bytes: int = CACHE_BYTES
     used_bytes: int = 0
+    splits: Mapping[str, tuple[Item, ...]] = field(default_factory=dict[str, tuple[Item, ...]])  # what the indices count
     exact: dict[tuple[str, int], _Kept] = field(default_factory=dict[tuple[str, int], _Kept])
     larger: dict[tuple[str, int], _Kept] = field(default_factory=dict[tuple[str, int], _Kept])
 
@@ -91,17 +92,18 @@ def open_images(
     workers = workers or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(jobs), 256):  # in slices: what waits in the pool is memory too
-            for number, ((split, item), found) in enumerate(
-                zip(jobs[first : first + 256], pool.map(prepare, jobs[first : first + 256]), strict=True)
-            ):
+            part = jobs[first : first + 256]
+            for number, ((split, item), found) in enumerate(zip(part, pool.map(prepare, part), strict=True), first + 1):
                 if isinstance(found, ImageError):
                     bad.append(Skipped(item.path, found.code, str(found).removeprefix(f"{printable(item.path)}: ")))
                 else:
                     cache.keep(split, len(good[split]), *found)
                     good[split].append(item)
                 if progress is not None:
-                    progress(first + number + 1, len(jobs))
-    return _without(image_set, good, bad), cache
+                    progress(number, len(jobs))
+    found = _without(image_set, good, bad)
+    cache.splits = found.splits
+    return found, cache
 
 
 def check_images(image_set: ImageSet, *, background: tuple[int, int, int] = (255, 255, 255), progress: Progress | None = None) -> ImageSet:
@@ -175,10 +177,9 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
     ) -> None:
         if split not in image_set.splits:
             raise DataError(f"no split {split!r}; there is {', '.join(image_set.splits)}")
-        if cache is not None and cache.preprocess != preprocess:
-            cache = None  # kept for another size; decode instead
-        self.items, self.preprocess, self.seed = image_set.splits[split], preprocess, seed
-        self._vary = train_transform(preprocess, augment) if augment is not None else None
+        if cache is not None and (cache.preprocess != preprocess or cache.splits.get(split) != image_set.splits[split]):
+            cache = None  # kept for another size or set: decode instead
+        self.items, self.preprocess, self.augment, self.seed = image_set.splits[split], preprocess, augment, seed
         kept = {} if cache is None else (cache.larger if augment is not None else cache.exact)
         self._kept = {index: image for (name, index), image in kept.items() if name == split}
 
@@ -188,19 +189,23 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
         epoch, index = key
         item, kept = self.items[index], self._kept.get(index)
-        if self._vary is None:
+        if self.augment is None:
             if kept is not None and kept.ready:
                 pixels = kept.pixels
             else:
                 pixels = to_pixels(self._image(kept, item), self.preprocess)
-            return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")), item.label, index
+            return _to_tensor(pixels), item.label, index
         image = self._image(kept, item) if kept is not None else _shrink(self._image(None, item), self.preprocess)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
-            return self._vary(image), item.label, index
+        varied = vary(image, preprocess=self.preprocess, augment=self.augment, seed=_mix(self.seed, epoch, index))
+        return _to_tensor(np.asarray(varied)), item.label, index
 
     def _image(self, kept: _Kept | None, item: Item) -> Image.Image:
         return Image.fromarray(kept.pixels) if kept is not None else read_image(item.path, background=self.preprocess.background)
+
+
+def _to_tensor(pixels: Pixels) -> Tensor:
+    """uint8 (H, W, 3) -> a copy, (3, H, W)."""
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 def _mix(*numbers: int) -> int:

@@ -16,14 +16,25 @@ from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]  # each registers its format
+    BmpImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    GifImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    Image,
+    JpegImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    PngImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    PpmImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    TiffImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+)
 
 from phiscale.errors import ImageError
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm")
 )
-# never EPS, which would start Ghostscript; nor formats without a signature. MPO (two JPEGs) opens as JPEG
+# never EPS, which would start Ghostscript; nor formats without a signature. JPEG includes MPO, what many cameras write
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM")
 MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB. Pillow alone would only warn up to 179 million
 MIN_SIDE, MAX_ASPECT = 2, 200
@@ -121,6 +132,13 @@ def read_image(
         raise ImageError("unreadable", f"{name}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def upright_rgb(image: Image.Image, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`read_image` for an image that is open already, by the same rules; `image` stays as it is."""
+    _check_header(image, max_pixels)
+    with _quiet:
+        return _decoded(image, background)
+
+
 def _read(file: BinaryIO, size: int, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
     if size == 0:
         raise ImageError("empty", "the file has no bytes")
@@ -129,34 +147,25 @@ def _read(file: BinaryIO, size: int, background: tuple[int, int, int], max_pixel
     with _quiet:
         try:
             image = Image.open(file, formats=FORMATS)
-        except Image.DecompressionBombError as error:
-            raise ImageError("too_many_pixels", f"more than {max_pixels:,} pixels: {error}") from None
+        except Image.DecompressionBombError:
+            raise ImageError("too_many_pixels", f"claims more pixels than the limit of {max_pixels:,}") from None
         except UnidentifiedImageError:
             raise _unknown(head) from None
         except _BROKEN as error:
             raise _broken(error) from None
         with image:
             _check_header(image, max_pixels)
-            try:
-                image.load()
-                return _upright(_to_rgb(image, background), _orientation(image))
-            except ImageError:
-                raise
-            except (*_BROKEN, Image.DecompressionBombError) as error:
-                raise _broken(error) from None
+            return _decoded(image, background)
 
 
-def upright_rgb(image: Image.Image, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """`read_image` for an image that is open already, by the same rules; `image` stays as it is."""
-    with _quiet:
-        try:
-            _check_header(image, max_pixels)
-            image.load()
-            return _upright(_to_rgb(image, background), _orientation(image))
-        except ImageError:
-            raise
-        except (*_BROKEN, Image.DecompressionBombError) as error:
-            raise _broken(error) from None
+def _decoded(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    try:
+        image.load()
+        return _upright(_to_rgb(image, background), _orientation(image))
+    except ImageError:
+        raise
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise _broken(error) from None
 
 
 def _check_header(image: Image.Image, max_pixels: int) -> None:
