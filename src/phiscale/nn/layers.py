@@ -26,11 +26,13 @@ def activation(name: Activation) -> nn.Module:
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TF's padding of one axis: the odd pixel goes after. `size` may be symbolic, so that it exports with dynamic sizes."""
+    """TF's padding of one axis: the odd pixel goes after, and what no window reaches (kernel < stride) is cropped there.
+
+    Written so that a symbolic size cancels out: exports with dynamic sizes need no guard.
+    """
     total = (size + stride - 1) // stride * stride - stride + kernel - size
-    if stride > kernel:
-        total = cast(int, torch.sym_max(total, 0))
-    return total // 2, total - total // 2
+    before = total // 2 if kernel >= stride else cast(int, torch.sym_max(total, 0)) // 2
+    return before, total - before
 
 
 def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
@@ -48,8 +50,8 @@ class Conv2d(nn.Conv2d):
 
     def pad(self, padding: Padding) -> None:
         """Pad so from now on."""
-        # an odd kernel pads the same on both sides at stride 1, and a 1x1 not at all: the convolution does that itself
-        self.pads_itself = padding == "symmetric" or self.stride[0] == 1 or self.kernel_size[0] == 1
+        # at stride 1 an odd kernel pads the same on both sides, which the convolution does itself
+        self.pads_itself = padding == "symmetric" or self.stride[0] == 1
         edge = (self.kernel_size[0] - 1) // 2 if self.pads_itself else 0
         self.padding = (edge, edge)
         self._reversed_padding_repeated_twice = [edge] * 4  # torch keeps the padding a second time
