@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from phiscale.architecture import Coefficients, Design, NetworkSpec, Preprocess, scale
     from phiscale.architecture.catalog import design, list_networks
     from phiscale.cost import Budget, Cost, fit_budget
-    from phiscale.runtime.predictor import load
+    from phiscale.runtime import load
     from phiscale.weights import create_model, load_weights
 
 __version__ = VERSION
@@ -28,7 +28,7 @@ _HOMES = {
     "design": "phiscale.architecture.catalog",
     "fit_budget": "phiscale.cost",
     "list_networks": "phiscale.architecture.catalog",
-    "load": "phiscale.runtime.predictor",
+    "load": "phiscale.runtime",
     "load_weights": "phiscale.weights",
     "scale": "phiscale.architecture",
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from phiscale.architecture.design import Design
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.deploy.graph import to_onnx
-from phiscale.deploy.latency import bench
+from phiscale.deploy.latency import bench, setting
 from phiscale.deploy.parity import parity
 from phiscale.errors import ArgumentError, RunError
 from phiscale.runtime.bundle import BENCH, DESIGN, LABELS, MANIFEST, MODEL, PARITY, PREPROCESS, SCHEMA, Bundle, is_bundle
@@ -57,7 +57,10 @@ def export_bundle(
         parity=proof,
         bench={},
     )
-    rows = bench({"": made}, runtimes=installed(), batches=(1, 16), seconds=seconds)
+    # OpenVINO's own choice of precision beside float32, so that both can be weighed against parity.json
+    where = [setting(runtime=name, batch=batch) for name in installed() for batch in (1, 16)]
+    where += [setting(runtime="openvino", batch=batch, precision="auto") for batch in (1, 16) if "openvino" in installed()]
+    rows = bench({"": made}, settings=where, seconds=seconds)
     figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() for _, stats in rows]}
     files = {
         MODEL: model,

@@ -14,7 +14,7 @@ from phiscale.architecture.design import Design
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.errors import ArgumentError
 from phiscale.runtime.bundle import Bundle, read_bundle
-from phiscale.runtime.engines import Engine, Precision, available_threads, open_engine
+from phiscale.runtime.engines import Engine, Precision, available_threads, choose, open_engine
 
 Measurable = Design | Bundle | str | Path  # a design is measured with random weights, which run as fast as any
 SLICE = 0.05  # seconds that a candidate runs before the next has its turn
@@ -22,30 +22,58 @@ FEWEST = 5  # calls of each candidate, however slow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How something is run. `setting` fills in what this machine decides."""
+
+    runtime: str
+    precision: Precision
+    threads: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyStats:
-    """Milliseconds of one call with `batch` images, n calls; images_per_second at the median. The network alone, without decoding."""
+    """Milliseconds of one call with `setting.batch` images, n calls; images_per_second at the median. Without decoding."""
 
     p50: float
     p90: float
     p99: float
     images_per_second: float
     n: int
-    batch: int = 1
-    runtime: str = ""
-    precision: str = ""
-    threads: int = 0
+    setting: Setting
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as `bench --json` and bench.json hold them."""
         return {
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "threads": self.threads,
-            "batch": self.batch,
+            "runtime": self.setting.runtime,
+            "precision": self.setting.precision,
+            "threads": self.setting.threads,
+            "batch": self.setting.batch,
             "latency_ms": {"p50": round(self.p50, 4), "p90": round(self.p90, 4), "p99": round(self.p99, 4)},
             "images_per_second": round(self.images_per_second, 2),
             "n": self.n,
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LatencyStats":
+        """Read `to_dict`'s form; KeyError, TypeError or ValueError for anything else."""
+        p50, p90, p99 = (float(values["latency_ms"][name]) for name in ("p50", "p90", "p99"))
+        where = Setting(**{name: values[name] for name in ("runtime", "precision", "threads", "batch")})
+        return cls(p50=p50, p90=p90, p99=p99, images_per_second=float(values["images_per_second"]), n=int(values["n"]), setting=where)
+
+
+def setting(*, runtime: str | None = None, threads: int | None = None, batch: int = 1, precision: Precision = "f32") -> Setting:
+    """A Setting with the default runtime and all usable threads where none are given.
+
+    runtime: "openvino", "onnxruntime" or "torch" (designs only). MissingExtraError where it is not installed.
+    """
+    for name, value in (("threads", threads), ("batch", batch)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"{name} must be at least 1, got {value}")
+    name = "torch" if runtime == "torch" else choose(runtime)
+    if name == "torch" and precision == "bf16":
+        raise ArgumentError("the torch runtime is measured in f32, as the network is evaluated")
+    return Setting(runtime=name, precision=precision, threads=threads or available_threads(), batch=batch)
 
 
 def measure(
@@ -54,42 +82,30 @@ def measure(
     runtime: str | None = None,
     threads: int | None = None,
     batch: int = 1,
+    precision: Precision = "f32",
     seconds: float = 1.0,
-    precision: Precision = "auto",
 ) -> LatencyStats:
-    """Latency of a bundle, or of a design with random weights. runtime: "openvino", "onnxruntime" or "torch" (designs only)."""
-    return bench({"": thing}, runtimes=(runtime,), threads=threads, batches=(batch,), seconds=seconds, precision=precision)[0][1]
+    """Latency of a bundle, or of a design with random weights; see `setting`."""
+    where = setting(runtime=runtime, threads=threads, batch=batch, precision=precision)
+    return bench({"": thing}, settings=(where,), seconds=seconds)[0][1]
 
 
-def bench(
-    things: Mapping[str, Measurable],
-    *,
-    runtimes: Iterable[str | None] = (None,),
-    threads: int | None = None,
-    batches: Iterable[int] = (1,),
-    seconds: float = 1.0,
-    precision: Precision = "auto",
-) -> list[tuple[str, LatencyStats]]:
-    """Name and figures of everything in `things`, on each runtime, at each batch; measured in turns, `seconds` each."""
-    runtimes, batches = tuple(runtimes), tuple(batches)
-    if not all(size >= 1 for size in batches):
-        raise ArgumentError(f"batch must be at least 1, got {min(batches)}")
+def bench(things: Mapping[str, Measurable], *, settings: Iterable[Setting] = (), seconds: float = 1.0) -> list[tuple[str, LatencyStats]]:
+    """Name and figures of everything in `things` in each setting, all in turns, for `seconds` each."""
     if not (math.isfinite(seconds) and seconds > 0):
         raise ArgumentError(f"seconds must be positive, got {seconds}")
-    rows: list[tuple[str, Engine, int]] = []
+    settings = tuple(settings) or (setting(),)
+    rows: list[tuple[str, Setting]] = []
     calls: list[Callable[[], object]] = []
     for name, thing in things.items():
         design, model = _model(thing)
-        for runtime in runtimes:
-            for batch in batches:
-                engine = _engine(design, model, runtime=runtime, threads=threads, precision=precision, batch=batch)
-                images = _images(design, batch)
-                rows.append((name, engine, batch))
-                calls.append(lambda engine=engine, images=images: engine(images))
-    return [
-        (name, _stats(times, batch=batch, engine=engine))
-        for (name, engine, batch), times in zip(rows, interleaved(calls, seconds=seconds), strict=True)
-    ]
+        for where in settings:
+            engine = _engine(design, model, where)
+            images = _images(design, where.batch)
+            used = Setting(runtime=engine.name, precision=engine.precision, threads=engine.threads, batch=where.batch)
+            rows.append((name, used))
+            calls.append(lambda engine=engine, images=images: engine(images))
+    return [(name, _stats(times, where)) for (name, where), times in zip(rows, interleaved(calls, seconds=seconds), strict=True)]
 
 
 def interleaved(calls: list[Callable[[], object]], *, seconds: float) -> list[list[float]]:
@@ -102,7 +118,8 @@ def interleaved(calls: list[Callable[[], object]], *, seconds: float) -> list[li
         if not unfinished:
             return times
         for number in unfinished:
-            calls[number]()  # the caches still hold the candidate before
+            if len(calls) > 1:
+                calls[number]()  # the caches still hold the candidate before
             turn = 0.0
             while turn < min(SLICE, seconds):
                 start = time.perf_counter()
@@ -111,19 +128,9 @@ def interleaved(calls: list[Callable[[], object]], *, seconds: float) -> list[li
                 turn += times[number][-1]
 
 
-def _stats(times: list[float], *, batch: int, engine: Engine) -> LatencyStats:
+def _stats(times: list[float], where: Setting) -> LatencyStats:
     p50, p90, p99 = (float(value) * 1e3 for value in np.percentile(times, (50, 90, 99)))
-    return LatencyStats(
-        p50=p50,
-        p90=p90,
-        p99=p99,
-        images_per_second=batch / p50 * 1e3,
-        n=len(times),
-        batch=batch,
-        runtime=engine.name,
-        precision=engine.precision,
-        threads=engine.threads,
-    )
+    return LatencyStats(p50=p50, p90=p90, p99=p99, images_per_second=where.batch / p50 * 1e3, n=len(times), setting=where)
 
 
 def _model(thing: Measurable) -> tuple[Design, bytes]:
@@ -138,12 +145,10 @@ def _images(design: Design, batch: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def _engine(design: Design, model: bytes, *, runtime: str | None, threads: int | None, precision: Precision, batch: int) -> Engine:
-    if runtime == "torch":
-        if precision == "bf16":
-            raise ArgumentError("the torch runtime is measured in f32, as the network is evaluated")
-        return TorchEngine(design, threads=threads or available_threads())
-    return open_engine(model, runtime=runtime, threads=threads, precision=precision, batch=batch)
+def _engine(design: Design, model: bytes, where: Setting) -> Engine:
+    if where.runtime == "torch":
+        return TorchEngine(design, threads=where.threads)
+    return open_engine(model, runtime=where.runtime, threads=where.threads, precision=where.precision, batch=where.batch)
 
 
 class TorchEngine:

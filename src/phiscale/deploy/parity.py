@@ -37,7 +37,7 @@ def parity(
     want = np.concatenate([network(inputs[start : start + 4]) for start in range(0, len(inputs), 4)]).astype(np.float64)
     rows: list[dict[str, Any]] = []
     for runtime in installed():
-        precisions: tuple[Precision, ...] = ("auto", "f32") if runtime == "openvino" else ("auto",)
+        precisions: tuple[Precision, ...] = ("f32", "auto")
         for precision in precisions:
             engine = open_engine(model, runtime=runtime, precision=precision)
             if any(row["runtime"] == runtime and row["precision"] == engine.precision for row in rows):

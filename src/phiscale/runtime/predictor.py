@@ -43,13 +43,14 @@ class Prediction:
 
 
 def load(
-    path: str | Path, *, runtime: str | None = None, threads: int | None = None, precision: Precision = "auto", batch: int | None = None
+    path: str | Path, *, runtime: str | None = None, threads: int | None = None, precision: Precision = "f32", batch: int | None = None
 ) -> "Predictor":
     """The predictor of a bundle, or of a run folder that holds one.
 
     runtime    "openvino" or "onnxruntime"; by default OpenVINO where it is installed, else ONNX Runtime
     threads    all that this process may use, unless given
-    precision  "f32", "bf16" or "auto": the engine's own choice (parity.json says how far each is from the PyTorch model)
+    precision  "f32", the PyTorch model's answers; "auto", the engine's fastest (bf16 where the processor has it): parity.json says
+               how far that is from the PyTorch model, bench.json how much faster
     batch      images that are computed at a time
     BundleError for a folder that is incomplete or was changed; MissingExtraError where no runtime is installed.
     """
