@@ -4,13 +4,20 @@ import csv
 import json
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from phiscale.architecture import Design
 from phiscale.architecture.catalog import design
 from phiscale.cost import fit_budget
 
 MakeRun = Callable[..., Path]
+
+
+@cache
+def small_lite0() -> Design:
+    return fit_budget(design("efficientnet_lite0"), macs="300M")
 
 
 def write_run(
@@ -50,7 +57,7 @@ def write_run(
     write_csv(folder / "skipped.csv", ("path", "code", "message"), skipped)
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     (folder / "recipe.toml").write_text('name = "finetune"\nepochs = 5\nlabel_smoothing = 0.1\n[optimiser]\nname = "adamw"\nlr = 0.003\n')
-    made = fit_budget(design("efficientnet_lite0"), macs="300M").with_classes(len(labels))
+    made = small_lite0().with_classes(len(labels))
     (folder / "design.toml").write_text(made.to_toml(), encoding="utf-8")
     run = {
         "phiscale": "0.1.0",

@@ -1,16 +1,15 @@
 """report.html and the model card: what a person reads, from a run folder's files alone."""
 
-import html
 import json
 import os
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from reading import Page, words
 from run_folder import MakeRun, write_csv
 
 from phiscale.architecture.catalog import design
@@ -20,38 +19,11 @@ from phiscale.report import write_card, write_report
 from phiscale.report.folder import read_budget
 from phiscale.report.page import stage_rows
 
-VOID = {"meta", "img", "br"}
 PAYLOAD = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
-
-
-class Page(HTMLParser):
-    """Tags with attributes, and whether every tag is closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def page_of(folder: Path) -> str:
     return write_report(folder).read_text(encoding="utf-8")
-
-
-def words(text: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", text, flags=re.S))).split())
 
 
 def test_page_says_what_was_asked_and_what_came_out(make_run: MakeRun, tiny_images: list[Path]) -> None:
@@ -60,7 +32,7 @@ def test_page_says_what_was_asked_and_what_came_out(make_run: MakeRun, tiny_imag
     assert "phiscale fit 'my photos' --macs 300M" in said
     assert "budget 300M MACs" in said
     assert "multiply-adds (MACs) 300M 253M" in said
-    assert "84 % kept" in said
+    assert "84% kept" in said
     assert "4.21 ms" in said
     assert "3 pictures appear twice" in said
     assert "not_an_image" in said
@@ -247,6 +219,13 @@ def test_many_classes_show_the_most_confused_pairs(make_run: MakeRun) -> None:
     assert len(text) < 1_500_000
 
 
+@pytest.mark.parametrize(("budget", "said"), [("80M MACs", "exceeded"), ("10M params, 4 ms", "exceeded"), ("10M params, 5 ms", "kept")])
+def test_a_budget_that_was_not_kept_is_said(make_run: MakeRun, budget: str, said: str) -> None:
+    text = words(page_of(make_run(asked={"budget": budget})))
+    assert said in text
+    assert ("exceeded" in text) == (said == "exceeded")
+
+
 def test_an_accuracy_that_the_predictions_deny_is_pointed_out(make_run: MakeRun) -> None:
     result = {"split": "val", "top1": 0.999, "n": 153, "stage": "finetune", "epoch": 4}
     assert "are not of the same evaluation" in page_of(make_run(result=result))
@@ -261,7 +240,7 @@ def test_a_test_split_is_what_the_page_looks_into(make_run: MakeRun) -> None:
     ]
     write_csv(folder / "predictions.csv", ("split", "path", "label", "predicted", "confidence", "p_label"), rows)
     said = words(page_of(folder))
-    assert "50.0 % right on test" in said
+    assert "50.0% right on test" in said
     assert "1 of 2 test images" in said
     assert "by which the best epoch was chosen" in said
 

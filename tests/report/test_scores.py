@@ -1,7 +1,6 @@
-"""Counting predictions: against figures done by hand, and against scikit-learn."""
+"""Counting predictions: against figures done by hand; axes and lines of charts."""
 
 import math
-import random
 
 import pytest
 
@@ -43,18 +42,6 @@ def test_confidence_that_is_no_number_counts_for_accuracy_alone() -> None:
     assert told is not None
     assert told.n == 3
     assert sum(held.n for held in told.bins) == 2
-
-
-def test_precision_and_recall_are_scikit_learns() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    chance = random.Random(1)
-    rows = [row(chance.choice("abcd"), chance.choice("abcd"), chance.random()) for _ in range(200)]
-    told = scores(rows, labels="abcd")
-    assert told is not None
-    truth = metrics.precision_recall_fscore_support([r.label for r in rows], [r.predicted for r in rows], labels=list("abcd"))
-    assert [c.precision for c in told.classes] == pytest.approx(list(truth[0]))
-    assert [c.recall for c in told.classes] == pytest.approx(list(truth[1]))
-    assert [c.support for c in told.classes] == list(truth[3])
 
 
 def test_interval_at_the_ends_stays_inside_and_is_not_empty() -> None:

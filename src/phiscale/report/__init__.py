@@ -6,6 +6,7 @@ Start reading: folder.py (what is read), page.py (what is said), then chart.py a
 """
 
 from phiscale.report.card import write_card
+from phiscale.report.family import write_family
 from phiscale.report.page import write_report
 
-__all__ = ["write_card", "write_report"]
+__all__ = ["write_card", "write_family", "write_report"]

@@ -29,6 +29,7 @@ MISTAKES = 18  # thumbnails
 THUMBNAIL = 192  # pixels of the longer side
 MATRIX_CLASSES = 24  # up to here the whole confusion matrix is readable
 SHOWN_CLASSES = 12  # of more classes, so many of the worst; the rest folds away
+WRITTEN = 0.005  # a budget is written with three digits, so that it can be this much off
 LISTED = 500  # rows of a folded list; the files hold the rest
 
 
@@ -132,14 +133,11 @@ class BudgetRow:
     designed: str | None
     measured: str | None
     share: float | None  # of what was asked: used by what was measured, else by what was designed
-
-    @property
-    def kept(self) -> bool:
-        return self.share is None or self.share <= 1.005  # a limit is written with three digits
+    kept: bool
 
 
-def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any]) -> tuple[BudgetRow, ...]:
-    """Costs beside their budget: asked, designed, measured on the bundle."""
+def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any], *, slack: float = 0.0) -> tuple[BudgetRow, ...]:
+    """Costs beside their budget: asked, designed, measured on the bundle. slack: the share of a limit by which it may be overrun."""
     of, limits = design.cost, budget or Budget()
     latency = latency_ms(speed)
 
@@ -150,6 +148,7 @@ def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any])
             designed=amount_text(designed) + unit,
             measured=None,
             share=None if limit is None else designed / limit,
+            kept=limit is None or designed <= limit * (1 + slack),
         )
 
     asked_ms = None if limits.latency is None else limits.latency * 1e3
@@ -163,6 +162,7 @@ def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any])
             designed=None,
             measured=None if latency is None else f"{latency:.3g} ms",
             share=latency / asked_ms if latency is not None and asked_ms else None,
+            kept=latency is None or asked_ms is None or latency <= asked_ms * (1 + slack),
         ),
     )
 
@@ -201,7 +201,7 @@ def _report(files: RunFiles) -> dict[str, Any]:
         "shown_classes": SHOWN_CLASSES,
         "matrix_classes": MATRIX_CLASSES,
         "listed": LISTED,
-        "budget": budget_rows(files.design, budget, files.speed),
+        "budget": budget_rows(files.design, budget, files.speed, slack=WRITTEN),
         "asked_budget": asked,
         "budget_is_read": budget is not None or not asked,
         "stages": stages,
@@ -333,7 +333,7 @@ def _amount(value: Any, unit: str = "") -> str:
 
 
 def _share(value: Any, digits: int = 1) -> str:
-    return f"{value * 100:.{digits}f} %" if _is_number(value) else "–"
+    return f"{value * 100:.{digits}f}%" if _is_number(value) else "–"
 
 
 def _fixed(value: Any, digits: int = 3) -> str:
