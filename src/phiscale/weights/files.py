@@ -11,16 +11,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from phiscale.errors import WeightsError
+from phiscale.weights.keras_file import is_keras, read_keras
+from phiscale.weights.tf_checkpoint import is_checkpoint, read_checkpoint
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "ema")  # the averaged weights first
 PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors` or torch file, by name, on the CPU. WeightsError for anything else, or anything unsafe."""
+    """All tensors of a file, by name, on the CPU: safetensors, torch, Keras, or a TensorFlow checkpoint (prefix, folder, archive).
+
+    WeightsError for anything else, or anything unsafe.
+    """
     path = Path(path)
+    if is_checkpoint(path):
+        return read_checkpoint(path)
     if not path.is_file():
         raise WeightsError(f"no weight file {path}")
+    if path.name.endswith((".tar.gz", ".tgz", ".tar")):
+        return read_checkpoint(path)
+    if is_keras(path):
+        return read_keras(path)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

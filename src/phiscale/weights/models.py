@@ -1,5 +1,6 @@
 """Build a network, with weights in it where they are asked for."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +10,15 @@ from torch import Tensor
 
 from phiscale.architecture import Design, NetworkSpec, Preprocess
 from phiscale.architecture.catalog import design as published_design
-from phiscale.architecture.catalog import rows
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
-from phiscale.weights.dialects import DIALECTS, Dialect, Numerics, numerics_of, recognise, to_own
+from phiscale.weights.dialects import DIALECTS, TF, TORCH, Numerics, as_filed, body, names_of, numerics_of, recognise, to_own
 from phiscale.weights.files import check_finite, read_tensors
 from phiscale.weights.sources import Record, find, installed, local_path, records
 from phiscale.weights.store import CONFIG, MODEL, load_folder
+from phiscale.weights.tf_checkpoint import is_checkpoint
+
+NUMERICS = {"tf": TF, "torch": TORCH}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ def create_model(
     num_classes: int | None = None,
     in_channels: int = 3,
     weights: str | Path | Record | None = None,
+    numerics: str | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
     bn_momentum: float = 0.01,
@@ -46,17 +50,21 @@ def create_model(
     num_classes  None: as the network's; 0: pooled features; other than the weights' own: the classifier starts afresh
     in_channels  other than 3: the pretrained stem is summed (1 channel) or repeated, never started afresh
     weights      None (random), "auto" (the best published that are at hand), a record's name, a file, a saved folder
+    numerics     "tf" or "torch": says which, where a weight file fits both (timm's `tf_` networks and their twins);
+                 without weights, what the network computes with (None: as published)
     seed         of the random start; None: torch's global generator
 
     Batch norm epsilon and padding are those of the weights, where there are any: see `model.spec`.
     ArgumentError for what makes no sense; WeightsError where the weights don't fit.
     """
-    spec = _spec(network)
+    spec, said = _spec(network), _numerics(numerics)
     wanted = spec.with_classes(spec.num_classes if num_classes is None else num_classes, in_channels)
     state: dict[str, Tensor] | None = None
     if weights is not None:
-        state, loaded = _own_state(spec, weights)
+        state, loaded = _own_state(spec, weights, said)
         wanted = replace(wanted, bn_eps=loaded.numerics.bn_eps, padding=loaded.numerics.padding)
+    elif said:
+        wanted = replace(wanted, bn_eps=said.bn_eps, padding=said.padding)
     with torch.random.fork_rng(enabled=seed is not None, devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
@@ -77,13 +85,16 @@ def pretrained(network: str | Design | NetworkSpec, *, weights: str | Path | Rec
     return state, loaded.record
 
 
-def load_weights(model: Network, weights: str | Path | Record) -> Loaded:
+def load_weights(model: Network, weights: str | Path | Record, *, numerics: str | None = None) -> Loaded:
     """Copy weights into `model`: a record's name, a saved folder, or a file in any known project's names. Gives back what they were.
+
+    numerics   "tf" or "torch", for a file that could be of either: timm's `tf_efficientnet_b0` (TF's batch norm epsilon and
+               padding) and `efficientnet_b0` (torch's) have the same keys and shapes, and the wrong one answers wrongly
 
     The model takes over their batch norm epsilon and padding (see `model.spec`), so that it answers as its authors' did.
     Everything is checked before anything is changed. WeightsError where the weights are of another network or classifier.
     """
-    state, loaded = _own_state(model.spec, weights)
+    state, loaded = _own_state(model.spec, weights, _numerics(numerics))
     have = state["classifier.weight"].shape[0] if "classifier.weight" in state else 0
     if model.spec.num_classes and have != model.spec.num_classes:
         raise WeightsError(
@@ -107,62 +118,75 @@ def _spec(network: str | Design | NetworkSpec) -> NetworkSpec:
             raise ArgumentError(f"a network is a name, a Design or a NetworkSpec; got {type(network).__name__}")
 
 
-def _own_state(spec: NetworkSpec, weights: str | Path | Record) -> tuple[dict[str, Tensor], Loaded]:
+def _numerics(name: str | None) -> Numerics | None:
+    if name is None:
+        return None
+    if name not in NUMERICS:
+        raise ArgumentError(f"numerics must be one of {', '.join(NUMERICS)}; got {name!r}")
+    return NUMERICS[name]
+
+
+def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics | None = None) -> tuple[dict[str, Tensor], Loaded]:
     """The weights under our names, with the classifier and input channels that the file itself has."""
     if isinstance(weights, Record):
         return _from_record(spec, weights)
     if weights == "auto":
         return _from_record(spec, best(spec))
-    path = Path(weights)
+    path = Path(weights)  # from here on a file or folder, or a name
     if path.is_dir() and (path / CONFIG).is_file():
         state, design, preprocess, _ = load_folder(path)
-        if _body(design.spec) != _body(spec):
+        if body(design.spec) != body(spec):
             raise WeightsError(f"{path / MODEL} is of the network {design.name}, not of this one")
         return state, Loaded(source=str(path), dialect="phiscale", numerics=numerics_of(design.spec), preprocess=preprocess)
-    if isinstance(weights, str) and not path.exists():
+    if isinstance(weights, str) and not path.exists() and not is_checkpoint(path):
         return _from_record(spec, find(weights))
-    return _from_file(spec, path)
+    return _from_file(spec, path, said)
 
 
 def _from_record(spec: NetworkSpec, record: Record) -> tuple[dict[str, Tensor], Loaded]:
-    if _body(_spec(record.network)) != _body(spec):
+    if body(_spec(record.network)) != body(spec):
         raise WeightsError(f"the weights {record.name} are of {record.network}, not of this network")
-    path = local_path(record)
-    state = read_tensors(path)
-    own = to_own(state, spec.with_classes(record.num_classes, 3), DIALECTS[record.dialect])
+    dialect = DIALECTS[record.dialect]
+    state = dialect.clean(read_tensors(local_path(record)))
+    own = to_own(state, spec.with_classes(record.num_classes, 3), dialect)
     check_finite(own, record.name)
-    return own, Loaded(source=record.name, dialect=record.dialect, numerics=record.numerics, preprocess=record.preprocess, record=record)
+    return own, Loaded(source=record.name, dialect=dialect.name, numerics=record.numerics, preprocess=record.preprocess, record=record)
 
 
-def _from_file(spec: NetworkSpec, path: Path) -> tuple[dict[str, Tensor], Loaded]:
+def _from_file(spec: NetworkSpec, path: Path, said: Numerics | None) -> tuple[dict[str, Tensor], Loaded]:
     state = read_tensors(path)
     dialect = recognise(frozenset(state))
-    numerics = dialect.numerics(spec) or numerics_of(spec)
+    state = dialect.clean(state)
     own = to_own(state, as_filed(state, spec, dialect), dialect)
     check_finite(own, str(path))
+    fixed = dialect.numerics(spec) or _named_beside(path)
+    if said and fixed and said != fixed:
+        raise ArgumentError(f"{path} computes with {fixed}, not with {said}; leave numerics out")
+    numerics = fixed or said
+    if numerics is None:
+        raise WeightsError(
+            f"{path} could be {dialect.could_be(spec)}: both have these keys and shapes, but different batch norm epsilon and padding; "
+            'say which with numerics="torch" or numerics="tf"'
+        )
     return own, Loaded(source=str(path), dialect=dialect.name, numerics=numerics)
 
 
-def as_filed(state: Mapping[str, Tensor], spec: NetworkSpec, dialect: Dialect) -> NetworkSpec:
-    """`spec` with the number of classes and input channels that the file has."""
-    keys = dialect.modules(spec)
-    classifier, stem = state.get(f"{keys['classifier']}.weight"), state.get(f"{keys['stem.0.conv']}.weight")
-    channels = stem.shape[1] if stem is not None and stem.ndim == 4 else spec.in_channels
-    return spec.with_classes(classifier.shape[0] if classifier is not None else 0, channels)
+def _named_beside(path: Path) -> Numerics | None:
+    """What timm's own config.json beside the file (a hub snapshot) says: its `tf_` networks have TF's numerics."""
+    try:
+        name = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))["architecture"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return TF if str(name).startswith("tf_") else TORCH
 
 
 def best(spec: NetworkSpec) -> Record:
     """The record with the highest published top-1 for this network, of those at hand; else the one that says how to get it."""
-    names = {row.name for row in rows().values() if _body(row.design.spec) == _body(spec)}
+    names = names_of(spec)
     known = sorted((record for record in records() if record.network in names), key=lambda record: -(record.top1 or 0))
     if not known:
         raise ArgumentError("there are no published weights for this network; weights=None starts at random, or give a file")
     return next((record for record in known if installed(record)), known[0])
-
-
-def _body(spec: NetworkSpec) -> NetworkSpec:
-    """What must agree for weights to fit, apart from classifier, input channels and numerics."""
-    return replace(spec, num_classes=0, in_channels=3, bn_eps=1e-3, padding="same")
 
 
 @torch.no_grad()

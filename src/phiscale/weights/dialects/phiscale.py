@@ -2,7 +2,7 @@
 
 from phiscale.architecture import NetworkSpec
 from phiscale.architecture.layout import layout
-from phiscale.weights.dialects.dialect import Dialect
+from phiscale.weights.dialects.dialect import Dialect, numerics_of
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:
@@ -13,6 +13,6 @@ DIALECT = Dialect(
     name="phiscale",
     mark=lambda keys: "stem.0.conv.weight" in keys and any(key.startswith("stages.0.0.") for key in keys),
     modules=modules,
-    numerics=lambda _: None,
+    numerics=numerics_of,  # nobody else writes these names: a bare state_dict is of the network that it fits
     writes=True,
 )

@@ -1,0 +1,128 @@
+"""Other projects' networks, with random weights and shaken batch norms, answer as phiscale does under their names, both ways.
+
+Each peer is a test extra; one that isn't installed is a visible skip.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from phiscale.architecture.catalog import design
+from phiscale.nn import Network
+from phiscale.weights.dialects import DIALECTS, TF, TF_PORT, TORCH, Numerics, as_filed, key_map, recognise, to_dialect, to_own
+
+# Sums in another order: peers pad before the convolution where phiscale lets it pad, and pool by other kernels. Seen: 2e-6
+RTOL = 1e-5
+SIZE = (65, 64)  # one odd and one even side: TF's padding differs between them
+
+V1 = [f"efficientnet_b{n}" for n in range(9)]
+LITE = [f"efficientnet_lite{n}" for n in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """These networks are small at 64 pixels: threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(peer: str, name: str) -> nn.Module:
+    module = pytest.importorskip(peer)
+    match peer:
+        case "timm" | "geffnet":
+            return module.create_model(name, pretrained=False)
+        case "torchvision":
+            return module.models.get_model(name, weights=None)
+        case _:
+            return module.EfficientNet.from_name(name.replace("_", "-"), image_size=None)
+
+
+def peers() -> list[tuple[str, str, str, Numerics]]:
+    """(package, its name, our name, numerics)."""
+    found = [("torchvision", name, name, TORCH if int(name[-1]) < 5 else TF_PORT) for name in V1[:8]]
+    for name in V1 + LITE:
+        found += [("timm", name, name, TORCH), ("timm", f"tf_{name}", name, TF)]
+    for name in ("efficientnet_b0", "efficientnet_b3", "efficientnet_lite0"):
+        found += [("geffnet", name, name, TORCH), ("geffnet", f"tf_{name}", name, TF)]
+    found += [("efficientnet_pytorch", name, name, TF) for name in V1]
+    return found + [("efficientnet_lite_pytorch", name, name, TF) for name in LITE[:3]]
+
+
+def shake(module: nn.Module, seed: int = 0) -> None:
+    """Values at which activations stay of one size, and a wrong epsilon, padding, order or transpose shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            tensor.zero_()
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.05, 1.0, generator=generator)
+        elif tensor.ndim > 1:
+            tensor.normal_(0, tensor[0].numel() ** -0.5, generator=generator)
+        elif name.endswith("weight"):
+            tensor.uniform_(0.4, 0.8, generator=generator)
+        else:
+            tensor.normal_(0, 0.1, generator=generator)
+
+
+def shaken_peer(package: str, name: str) -> nn.Module:
+    with torch.device("meta"):  # their initialisation takes longer than all the rest
+        peer = build(package, name)
+    peer = peer.to_empty(device="cpu").eval()
+    shake(peer)
+    return peer
+
+
+def of_state(spec, state) -> Network:
+    with torch.device("meta"):
+        model = Network(spec)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def with_numerics(name: str, numerics: Numerics):
+    spec = design(name).spec
+    return type(spec).from_dict(spec.to_dict() | {"bn_eps": numerics.bn_eps, "padding": numerics.padding})
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize(("package", "theirs", "ours", "numerics"), peers(), ids=lambda value: value if isinstance(value, str) else "")
+@torch.inference_mode()
+def test_a_peer_answers_the_same_under_its_names(package, theirs, ours, numerics):
+    peer = shaken_peer(package, theirs)
+    state = peer.state_dict()
+    dialect = recognise(frozenset(state))
+    assert dialect.name == {"geffnet": "timm", "efficientnet_lite_pytorch": "efficientnet_pytorch"}.get(package, package)
+    spec = with_numerics(ours, numerics)
+    assert dialect.numerics(spec) in (None, numerics)
+    own = to_own(state, as_filed(state, spec, dialect), dialect)
+    images = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    expected = peer(images)
+    assert difference(of_state(spec, own)(images), expected) < RTOL
+    assert expected.std(1).min() > 1e-3  # the comparison is of something
+
+    back = to_dialect(own, spec, dialect.name)
+    assert set(back) == set(state)
+    assert all(back[key].dtype == value.dtype and torch.equal(back[key], value) for key, value in state.items())
+
+
+@torch.inference_mode()
+def test_the_comparison_sees_wrong_numerics():
+    peer = shaken_peer("torchvision", "efficientnet_b0")
+    own = to_own(peer.state_dict(), design("efficientnet_b0").spec, DIALECTS["torchvision"])
+    images = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    for wrong in (TF, TF_PORT, Numerics(bn_eps=1e-5, padding="same")):
+        assert difference(of_state(with_numerics("efficientnet_b0", wrong), own)(images), peer(images)) > 100 * RTOL
+
+
+@pytest.mark.parametrize(("package", "theirs"), [("timm", "tf_efficientnet_l2"), ("efficientnet_pytorch", "efficientnet_l2")])
+def test_the_largest_has_the_same_keys_and_shapes(package, theirs):
+    with torch.device("meta"):
+        state = build(package, theirs).state_dict()
+    spec = design("efficientnet_l2").spec
+    own = to_own(state, spec, DIALECTS[package])
+    assert {key_map(spec, DIALECTS[package])[key] for key in own} == set(state)
