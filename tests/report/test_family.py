@@ -32,7 +32,7 @@ def test_page_shows_the_budget_the_design_and_the_published(tmp_path: Path) -> N
     text = page.read_text(encoding="utf-8")
     said = words(text)
     assert "1G MACs, 64MB memory, 15 ms" in said
-    assert "What ends its growth is multiply-adds (MACs): 99" in said
+    assert "What ends its growth is multiply-adds: 99" in said
     assert "14.2 ms" in said
     assert text.count('class="chart"') == 4
     assert text.count('class="mark"') == 4

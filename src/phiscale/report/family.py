@@ -53,16 +53,16 @@ def write_family(
         )
 
     charts = [
-        drawn("macs", "multiply-adds (MACs)", lambda of: of.macs, budget.macs, ""),
+        drawn("macs", "multiply-adds", lambda of: of.macs, budget.macs, ""),
         drawn("params", "parameters", lambda of: of.params, budget.params, ""),
-        drawn("memory", "peak memory of one image", lambda of: of.peak_bytes, budget.memory, "B"),
+        drawn("memory", "peak memory", lambda of: of.peak_bytes, budget.memory, "B"),
     ]
     latency = min((ms for phi, ms in timed if math.isclose(phi, at, abs_tol=1e-9)), default=None)
     if timed:
         charts.append(
             _chart(
                 "latency",
-                "latency, median, measured",
+                "median latency, measured",
                 x=x,
                 line=Line(label="", points=timed, tone="b"),
                 dots=Line(label="", points=timed, tone="b", joined=False),

@@ -96,7 +96,7 @@ def read_run(run_dir: str | Path) -> RunFiles:
     if not folder.is_dir():
         raise RunError(f"{folder} is no run folder: there is no such directory; a run is written by `phiscale fit`")
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8", errors=ODD_BYTES), object_hook=_known)
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no run folder: can't read its run.json ({error}); a run is written by `phiscale fit`") from None
     if not isinstance(run, Mapping):
@@ -144,6 +144,10 @@ def read_budget(text: str) -> Budget | None:
         return Budget.parse(**limits) if limits else None
     except BudgetError:
         return None
+
+
+def _known(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if value is not None}  # null is as good as not there
 
 
 def _toml(path: Path) -> Mapping[str, Any]:

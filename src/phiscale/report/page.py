@@ -153,11 +153,11 @@ def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any],
 
     asked_ms = None if limits.latency is None else limits.latency * 1e3
     return (
-        row("multiply-adds (MACs)", limits.macs, "", of.macs),
+        row("multiply-adds", limits.macs, "", of.macs),
         row("parameters", limits.params, "", of.params),
-        row("peak memory, one image", limits.memory, "B", of.peak_bytes),
+        row("peak memory", limits.memory, "B", of.peak_bytes),
         BudgetRow(
-            name="latency, median",
+            name="median latency",
             asked=None if asked_ms is None else f"{asked_ms:g} ms",
             designed=None,
             measured=None if latency is None else f"{latency:.3g} ms",
