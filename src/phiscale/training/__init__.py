@@ -1,1 +1,11 @@
+"""Floor 3 · train a network.
 
+Comes in: a module, images, a Recipe, a seed.  Goes out: the best weights, metrics.csv and checkpoints in a run folder.
+Never: chooses a design, writes a report, prints.
+Start reading: recipe.py, then loop.py from `train` down.
+"""
+
+from phiscale.training.loop import Outcome, Scores, evaluate, train
+from phiscale.training.recipe import RECIPES, Recipe
+
+__all__ = ["RECIPES", "Outcome", "Recipe", "Scores", "evaluate", "train"]

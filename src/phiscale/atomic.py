@@ -1,0 +1,44 @@
+"""Files that are whole or absent: written aside, synced, renamed.
+
+Comes in: a path and what to write.  Goes out: the file.  Never: leaves half of one.  Start reading: `replacing`.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from phiscale.errors import RunError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary neighbour to write; becomes `path` at the end, or vanishes if anything fails.
+
+    RunError, naming the folder, where the disk is full or the folder can't be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise as_run_error(error, path.parent) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def as_run_error(error: OSError, folder: Path) -> RunError:
+    """The same failure in words a person can act on."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"the disk of {folder} is full; free some space and run the same command again")
+    return RunError(f"can't write in {folder}: {error.strerror or error}")

@@ -1,0 +1,33 @@
+"""A linear probe: the best linear classifier on frozen features, by a convex fit that ends."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_IMAGES = 20_000  # of which the fit is made; more changes the probe little and costs memory
+
+
+def fit_probe(features: Tensor, labels: Tensor, num_classes: int, *, label_smoothing: float = 0.0, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Weight (num_classes, width) and bias of softmax regression on features (n, width), standardised inside; L-BFGS.
+
+    decay: L2 on the weights of the standardised features. The standardisation is folded into what comes back.
+    """
+    if len(features) > MAX_IMAGES:
+        chosen = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MAX_IMAGES]
+        features, labels = features[chosen], labels[chosen]
+    mean, std = features.mean(0), features.std(0, correction=0) + 1e-3
+    x = (features - mean) / std
+    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(x, weight, bias), labels, label_smoothing=label_smoothing) + decay * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        folded = weight / std
+        return folded, bias - folded @ mean
