@@ -5,7 +5,7 @@ Comes in: a path and what to write.  Goes out: the file.  Never: leaves half of 
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from phiscale.errors import RunError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Generator[Path]:
     """A temporary neighbour to write; becomes `path` at the end, or vanishes if anything fails.
 
     RunError, naming the folder, where the disk is full or the folder can't be written.
@@ -32,9 +32,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically; bytes of file names that are not UTF-8 come out as they went in."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def as_run_error(error: OSError, folder: Path) -> RunError:

@@ -196,7 +196,7 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
                 pixels = to_pixels(self._image(kept, item), self.preprocess)
             return _to_tensor(pixels), item.label, index
         image = self._image(kept, item) if kept is not None else _shrink(self._image(None, item), self.preprocess)
-        varied = vary(image, preprocess=self.preprocess, augment=self.augment, seed=_mix(self.seed, epoch, index))
+        varied = vary(image, preprocess=self.preprocess, augment=self.augment, seed=mix(self.seed, epoch, index))
         return _to_tensor(np.asarray(varied)), item.label, index
 
     def _image(self, kept: _Kept | None, item: Item) -> Image.Image:
@@ -208,14 +208,26 @@ def _to_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
-def _mix(*numbers: int) -> int:
+def mix(*numbers: int) -> int:
     """A well-mixed 63-bit seed from several numbers."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1
 
 
+def typical_side(image_set: ImageSet, *, sample: int = 32) -> int:
+    """Median shorter side of the training images in pixels, from `sample` of them or somewhat more; 0 where none can be read."""
+    items = image_set.splits["train"]
+    sides: list[int] = []
+    for item in items[:: max(1, len(items) // sample)]:
+        try:
+            sides.append(min(read_image(item.path).size))
+        except ImageError:
+            continue
+    return sorted(sides)[len(sides) // 2] if sides else 0
+
+
 def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
     """The order of n training images in an epoch: a permutation that depends on (n, seed, epoch) alone."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(_mix(seed, epoch))).tolist()
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch))).tolist()
 
 
 class EpochBatches(Sampler[list[Key]]):

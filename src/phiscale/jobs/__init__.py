@@ -1,1 +1,10 @@
+"""Floor 5 · whole jobs that join rooms; what the command line and the Python API both call.
 
+Comes in: what a person asked.  Goes out: a finished folder, or figures.  Never: prints (it tells a `Watcher`), parses.
+Start reading: fit.py from `fit` down.
+"""
+
+from phiscale.jobs.fit import fit
+from phiscale.jobs.run import Run
+
+__all__ = ["Run", "fit"]

@@ -23,9 +23,7 @@ class FrozenConvNorm(ConvNorm):
             top, bottom = same_pads(x.shape[2], conv.kernel_size[0], conv.stride[0])
             left, right = same_pads(x.shape[3], conv.kernel_size[1], conv.stride[1])
             x = F.pad(x, (left, right, top, bottom))
-        y = F.conv2d(
-            x, conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale, conv.stride, conv.padding, 1, conv.groups
-        )
+        y = F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale, conv.stride, conv.padding, 1, conv.groups)
         match self.act:
             case nn.ReLU6():
                 return F.hardtanh_(y, 0.0, 6.0)
@@ -47,5 +45,5 @@ def unfreeze_norms(model: nn.Module) -> nn.Module:
     """Take `freeze_norms` off again."""
     for module in model.modules():
         if type(module) is FrozenConvNorm:
-            module.__class__ = ConvNorm
+            module.__class__ = ConvNorm  # pyright: ignore[reportAttributeAccessIssue]
     return model

@@ -98,8 +98,7 @@ class _Training:
     ) -> None:
         self.recipe, self.preprocess, self.folder, self.seed, self.tell = recipe, preprocess, folder, seed, tell
         self.accelerator = accelerator
-        crops = preprocess.at(max(32, round(preprocess.crop * recipe.train_size)))
-        self.train_set = ImageDataset(images, "train", preprocess=crops, augment=recipe.augment, seed=seed, cache=cache)
+        self.train_set = ImageDataset(images, "train", preprocess=preprocess, augment=recipe.augment, seed=seed, cache=cache)
         self.plain_train_set = ImageDataset(images, "train", preprocess=preprocess, seed=seed, cache=cache)
         self.val_set = ImageDataset(images, "val", preprocess=preprocess, cache=cache)
         self.loader = make_loader(self.train_set, batch=recipe.batch, shuffle=True, workers=workers)
@@ -138,11 +137,16 @@ class _Training:
         return Outcome(state=state, epoch=self.best.epoch, stage=self.best.stage, val=val)
 
     def prepare(self) -> None:
+        if self.recipe.frozen_stages >= 0:
+            for part in (self.network.stem, *self.network.stages[: self.recipe.frozen_stages]):
+                part.requires_grad_(False)
         head = [p for name, p in self.network.named_parameters() if name.startswith("classifier.")]
-        body = [p for name, p in self.network.named_parameters() if not name.startswith("classifier.")]
+        body = [p for name, p in self.network.named_parameters() if p.requires_grad and not name.startswith("classifier.")]
         rate = self.recipe.learning_rate
         groups = [{"params": body, "lr": rate * self.recipe.body_rate}, {"params": head, "lr": rate}]
-        optimizer = torch.optim.SGD(groups, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0, weight_decay=self.recipe.weight_decay)
+        optimizer = torch.optim.SGD(
+            groups, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0, weight_decay=self.recipe.weight_decay
+        )
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.ema = Ema(self.network, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
@@ -230,7 +234,7 @@ class _Training:
     # --- after an epoch --------------------------------------------------------------------------
 
     def judge(self, stage: str, train_loss: float, train_top1: float) -> None:
-        judged = self.ema.average if self.ema is not None else self.network
+        judged: Any = self.ema.average if self.ema is not None else self.network
         val = evaluate(judged, self.val_set, tell=self.tell)
         judged.train(judged is self.network)
         lr = self.optimizer.param_groups[-1]["lr"] if self.epoch else 0.0
@@ -280,8 +284,8 @@ def to_input(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Te
     return normalise(pixels.to(device).contiguous(memory_format=torch.channels_last), preprocess)
 
 
-@torch.inference_mode()
-def evaluate(model: Network, images: ImageDataset, *, batch: int = 32, tell: Progress | None = None) -> Scores:
+@torch.no_grad()
+def evaluate(model: Network, images: ImageDataset, *, batch: int = 8, tell: Progress | None = None) -> Scores:
     """Scores of `model` on a split, preprocessed as in prediction; the model is left in eval mode."""
     model.eval()
     device = next(model.parameters()).device
@@ -294,8 +298,8 @@ def evaluate(model: Network, images: ImageDataset, *, batch: int = 32, tell: Pro
     return scores(torch.cat(outputs), torch.cat(answers))
 
 
-@torch.inference_mode()
-def _features(model: Network, images: ImageDataset, *, mirrored: bool, tell: Progress, batch: int = 32) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def _features(model: Network, images: ImageDataset, *, mirrored: bool, tell: Progress, batch: int = 8) -> tuple[Tensor, Tensor]:
     """Pooled features (n, feature_width) and labels; with `mirrored`, of the mirror images too."""
     model.eval()
     device = next(model.parameters()).device
@@ -305,7 +309,7 @@ def _features(model: Network, images: ImageDataset, *, mirrored: bool, tell: Pro
             found.append(model.forward_features(to_input(view, images.preprocess, device)).mean((2, 3)).float().cpu())
             answers.append(labels)
         tell("probing", min((number + 1) * batch, len(images)), len(images))
-    return torch.cat(found).clone(), torch.cat(answers)
+    return torch.cat(found), torch.cat(answers)
 
 
 def _plain(images: ImageDataset, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

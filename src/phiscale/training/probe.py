@@ -7,7 +7,9 @@ from torch import Tensor
 MAX_IMAGES = 20_000  # of which the fit is made; more changes the probe little and costs memory
 
 
-def fit_probe(features: Tensor, labels: Tensor, num_classes: int, *, label_smoothing: float = 0.0, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
+def fit_probe(
+    features: Tensor, labels: Tensor, num_classes: int, *, label_smoothing: float = 0.0, decay: float = 1e-3
+) -> tuple[Tensor, Tensor]:
     """Weight (num_classes, width) and bias of softmax regression on features (n, width), standardised inside; L-BFGS.
 
     decay: L2 on the weights of the standardised features. The standardisation is folded into what comes back.

@@ -19,7 +19,7 @@ class Recipe:
     probe          start from a linear probe on frozen features, and keep it if nothing after it is better
     freeze_norms   batch norms keep their statistics and count as part of their convolutions
     adapt_norms    measure the batch norms' statistics anew on the training images before anything else
-    train_size     side of training crops over the evaluation's (random crops make things look larger; arXiv 1906.06423)
+    frozen_stages  the stem and so many first stages keep their weights; -1: none is frozen
     ema_decay      of the averaged weights, which are the ones evaluated and kept; 0 = none
     """
 
@@ -36,7 +36,7 @@ class Recipe:
     probe: bool = True
     freeze_norms: bool = True
     adapt_norms: bool = False
-    train_size: float = 1.0
+    frozen_stages: int = -1
     dropout: float = 0.0
     drop_path: float = 0.0
     bn_momentum: float = 0.01
@@ -44,10 +44,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         limits = {
-            "epochs": (0, 1e5), "batch": (1, 1e5), "learning_rate": (0, 100), "body_rate": (0, 1e3), "warmup": (0, 1), "momentum": (0, 0.9999),
-            "weight_decay": (0, 1), "label_smoothing": (0, 0.999), "ema_decay": (0, 0.99999), "train_size": (0.25, 4), "dropout": (0, 0.999),
-            "drop_path": (0, 0.999), "bn_momentum": (0, 1),
-        }  # fmt: skip
+            "epochs": (0, 1e5),
+            "batch": (1, 1e5),
+            "learning_rate": (0, 100),
+            "body_rate": (0, 1e3),
+            "frozen_stages": (-1, 64),
+            "warmup": (0, 1),
+            "momentum": (0, 0.9999),
+            "weight_decay": (0, 1),
+            "label_smoothing": (0, 0.999),
+            "ema_decay": (0, 0.99999),
+            "dropout": (0, 0.999),
+            "drop_path": (0, 0.999),
+            "bn_momentum": (0, 1),
+        }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
@@ -86,9 +96,16 @@ def finetune(images: int) -> Recipe:
     move further, and the statistics are measured anew first.
     """
     if images < 1000:
-        return Recipe(name="finetune", epochs=4, batch=16, learning_rate=0.01, body_rate=0.1, ema_decay=0.98)
+        return Recipe(name="finetune", epochs=4, batch=12, learning_rate=0.008, body_rate=0.1, ema_decay=0.98, frozen_stages=2)
     return Recipe(
-        name="finetune", epochs=6, batch=32, learning_rate=0.02, body_rate=0.5, ema_decay=0.995, adapt_norms=True, augment=Augment(scale=(0.35, 1.0))
+        name="finetune",
+        epochs=6,
+        batch=32,
+        learning_rate=0.02,
+        body_rate=0.5,
+        ema_decay=0.995,
+        adapt_norms=True,
+        augment=Augment(scale=(0.35, 1.0)),
     )
 
 

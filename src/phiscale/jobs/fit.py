@@ -1,0 +1,312 @@
+"""From a folder of images to a measured classifier: budget -> design -> weights -> training -> bundle -> report."""
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phiscale.architecture import Design, Preprocess
+from phiscale.architecture.catalog import rows
+from phiscale.architecture.toml import dumps
+from phiscale.atomic import as_run_error, write_text
+from phiscale.cost import Budget
+from phiscale.data.find import ImageSet, find_images
+from phiscale.data.load import ImageDataset, open_images, typical_side
+from phiscale.deploy.bundle import export_bundle
+from phiscale.errors import ArgumentError, RunError
+from phiscale.jobs.choose import choose_design
+from phiscale.jobs.run import (
+    BUNDLE,
+    DESIGN,
+    PREDICTIONS,
+    RECIPE,
+    RUN,
+    SKIPPED,
+    Run,
+    empty,
+    scaled_preprocess,
+    write_predictions,
+    write_skipped,
+)
+from phiscale.jobs.watch import Watcher
+from phiscale.report import write_card, write_report
+from phiscale.runtime.machine import machine
+from phiscale.runtime.transform import normalise
+from phiscale.training import RECIPES, Recipe, Scores, evaluate, train
+from phiscale.version import VERSION
+from phiscale.weights import create_model
+from phiscale.weights.models import load_weights
+from phiscale.weights.store import save_model
+
+FLIP_HURTS = ("digits",)  # sets in which a mirror image is another thing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a person asked of `fit`, as run.json keeps it and --resume reads it."""
+
+    images: str
+    network: str | None = None
+    macs: str | None = None
+    params: str | None = None
+    memory: str | None = None
+    weights: str = "auto"
+    recipe: str | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    learning_rate: float | None = None
+    resolution: int | None = None
+    flip: bool | None = None
+    seed: int = 0
+    threads: int | None = None
+    workers: int = 0
+
+
+def fit(
+    images: str | Path,
+    *,
+    network: str | Path | None = None,
+    macs: str | float | None = None,
+    params: str | float | None = None,
+    memory: str | float | None = None,
+    weights: str | Path = "auto",
+    recipe: str | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    resolution: int | None = None,
+    flip: bool | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    workers: int = 0,
+    out: str | Path | None = None,
+    watch: Watcher | None = None,
+) -> Run:
+    """Train a classifier on `images` within a budget, and write the run folder: weights, bundle, report.
+
+    images      a folder of class folders; or train/ + val/ (+ test/) of them; or a CSV of path,label; or "digits"
+    network     a published name or a design file; None: the largest of EfficientNet-Lite inside the budget
+    macs, params, memory   limits, such as "300M", "5M", "64MB"
+    weights     "auto" (the best published at hand), "none", or a file
+    recipe      "finetune" (default with weights) or "scratch" (default without)
+    resolution  of the network's input; None: the design's own, less where the images are tiny or the budget asks for it
+    flip        whether mirror images train too; None: yes, but not for digits
+    out         the run folder, new or empty; None: runs/NAME
+    ArgumentError, BudgetError, DataError, WeightsError, RunError: as their names say; nothing half-written stays.
+    """
+    asked = Asked(
+        images=str(images), network=None if network is None else str(network), weights=str(weights), recipe=recipe, epochs=epochs,
+        macs=_text(macs), params=_text(params), memory=_text(memory), batch=batch, learning_rate=learning_rate, resolution=resolution,
+        flip=flip, seed=seed, threads=threads, workers=workers,
+    )  # fmt: skip
+    folder = Path(out) if out is not None else _free_name(asked)
+    if not empty(folder):
+        what = "a run" if (folder / RUN).exists() else "files"
+        raise ArgumentError(f"{folder} has {what} in it already; go on with it by --resume {folder}, or name another folder with -o")
+    return _Fit(asked, folder, watch or Watcher()).run()
+
+
+def resume(folder: str | Path, *, watch: Watcher | None = None) -> Run:
+    """Go on with a run that was interrupted, as if it had not been; a finished run is given back as it is."""
+    run = Run(Path(folder))
+    about = run.about
+    if about.get("status") == "done":
+        return run
+    try:
+        asked = Asked(**about["asked_exactly"])
+    except (KeyError, TypeError):
+        raise RunError(f"{run.folder / RUN} does not say what was asked, so it can't be resumed; start again in another folder") from None
+    return _Fit(asked, run.folder, watch or Watcher(), resumed=about).run()
+
+
+class _Fit:
+    def __init__(self, asked: Asked, folder: Path, watch: Watcher, resumed: dict[str, Any] | None = None) -> None:
+        self.asked, self.folder, self.watch, self.resumed = asked, folder, watch, resumed
+        self.seconds: dict[str, float] = {}
+        self.started = self.last = time.perf_counter()
+        self.budget = Budget.parse(macs=asked.macs, params=asked.params, memory=asked.memory)
+        if asked.recipe is not None and asked.recipe not in RECIPES:
+            raise ArgumentError(f"no recipe {asked.recipe!r}; known: {', '.join(RECIPES)}")
+
+    def run(self) -> Run:
+        if self.asked.threads:
+            torch.set_num_threads(self.asked.threads)
+        found = self.find()
+        design, preprocess = self.design(found)
+        recipe = self.recipe(len(found.splits["train"]))
+        network = create_model(
+            design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
+            weights=self.weights_or_none(), seed=self.asked.seed,
+        )  # fmt: skip
+        design = replace(design, spec=network.spec)
+        found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
+        self.check(found)
+        self.clock("data")
+        self.begin(found, design, recipe)
+        outcome = train(
+            network, found, recipe=recipe, preprocess=preprocess, folder=self.folder, seed=self.asked.seed, cache=cache,
+            workers=self.asked.workers, progress=self.watch.progress,
+        )  # fmt: skip
+        self.clock("train")
+        parts = [("val", [item.path for item in found.splits["val"]], outcome.val)]
+        if "test" in found.splits:
+            tested = evaluate(network, ImageDataset(found, "test", preprocess=preprocess, cache=cache), tell=self.watch.progress)
+            parts.append(("test", [item.path for item in found.splits["test"]], tested))
+        write_predictions(self.folder / PREDICTIONS, parts, found.classes)
+        save_model(self.folder, model_or_state=outcome.state, design=design, preprocess=preprocess, labels=found.classes)
+        self.clock("evaluate")
+        self.watch.say("writing the bundle, and measuring it against PyTorch")
+        self.export(found, design, preprocess, outcome.state, cache)
+        self.clock("export")
+        self.finish(found, design, {"epoch": outcome.epoch, "stage": outcome.stage}, parts)
+        return Run(self.folder)
+
+    # --- before training -------------------------------------------------------------------------
+
+    def find(self) -> ImageSet:
+        found = find_images(self.asked.images, seed=self.asked.seed)
+        for note in found.notes:
+            self.watch.say(note)
+        return found
+
+    def design(self, found: ImageSet) -> tuple[Design, Preprocess]:
+        side = typical_side(found)
+        design, said = choose_design(self.asked.network, self.budget, typical_side=0 if self.asked.resolution else side)
+        if self.asked.resolution:
+            design = design.at(self.asked.resolution)
+            if self.budget and any(share > 1 for share in self.budget.shares(design.cost).values()):
+                raise ArgumentError(
+                    f"{design.name} at {design.resolution} px does not keep {self.budget}; lower --resolution or leave it out"
+                )
+        for line in said:
+            self.watch.say(line)
+        name = design.origin.baseline
+        own = rows()[name].preprocess if name in rows() else Preprocess(crop=design.resolution, resize=round(design.resolution / 0.875))
+        cost = design.cost
+        self.watch.say(f"network: {design.name}, {design.resolution} px, {cost.macs / 1e6:,.0f}M MACs, {cost.params / 1e6:.2f}M params")
+        return design.with_classes(len(found.classes)), scaled_preprocess(own, design, whole=side * 2 <= design.resolution)
+
+    def weights_or_none(self) -> str | None:
+        return None if self.asked.weights == "none" else self.asked.weights
+
+    def recipe(self, images: int) -> Recipe:
+        name = self.asked.recipe or ("scratch" if self.asked.weights == "none" else "finetune")
+        recipe = RECIPES[name](images)
+        flip = self.asked.flip if self.asked.flip is not None else self.asked.images not in FLIP_HURTS
+        recipe = replace(recipe, augment=replace(recipe.augment, flip=flip))
+        given = {"epochs": self.asked.epochs, "batch": self.asked.batch, "learning_rate": self.asked.learning_rate}
+        return replace(recipe, **{field: value for field, value in given.items() if value is not None})
+
+    def check(self, found: ImageSet) -> None:
+        if found.skipped:
+            first = found.skipped[0]
+            self.watch.say(f"left out {len(found.skipped)} files that can't be used, e.g. {first.path.name}: {first.message}")
+        if self.resumed is not None and self.resumed.get("data", {}).get("fingerprint") != fingerprint(found):
+            raise RunError(
+                f"the images of {self.asked.images} are no longer those that {self.folder} was started on; start again in another folder"
+            )
+
+    def begin(self, found: ImageSet, design: Design, recipe: Recipe) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise as_run_error(error, self.folder.parent) from error
+        write_text(self.folder / DESIGN, design.to_toml())
+        write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
+        write_skipped(self.folder / SKIPPED, found.skipped)
+        self.about = {
+            "phiscale": VERSION,
+            "status": "running",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": f"phiscale fit {self.asked.images}",
+            "asked": {
+                "images": self.asked.images,
+                "network": self.asked.network,
+                "budget": str(self.budget) if self.budget else "",
+                "epochs": recipe.epochs,
+                "recipe": recipe.name,
+                "weights": self.asked.weights,
+            },
+            "asked_exactly": asdict(self.asked),
+            "seed": self.asked.seed,
+            "network": design.name,
+            "weights": self.weights_about(design),
+            "machine": machine(),
+            "versions": {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy", "pillow", "onnxruntime")},
+            "data": {
+                "source": self.asked.images,
+                "classes": len(found.classes),
+                "counts": {split: len(items) for split, items in found.splits.items()},
+                "skipped": len(found.skipped),
+                "notes": list(found.notes),
+                "fingerprint": fingerprint(found),
+            },
+        }
+        self.write_about()
+
+    def weights_about(self, design: Design) -> dict[str, Any] | None:
+        weights = self.weights_or_none()
+        if weights is None:
+            return None
+        loaded = load_weights(create_model(design.with_classes(0)), weights)
+        record = loaded.record
+        if record is None:
+            return {"name": weights, "source": loaded.source, "top1": None}
+        return {"name": record.network, "source": record.name, "top1": record.top1, "licence": record.licence, "data": record.training_data}
+
+    # --- after training --------------------------------------------------------------------------
+
+    def export(self, found: ImageSet, design: Design, preprocess: Preprocess, state: dict[str, torch.Tensor], cache: Any) -> None:
+        val = ImageDataset(found, "val", preprocess=preprocess, cache=cache)
+        some = torch.stack([val[0, index][0] for index in range(min(8, len(val)))]).permute(0, 2, 3, 1).numpy()
+        reference = torch.stack([torch.from_numpy(normalise(pixels, preprocess)) for pixels in some]).numpy()
+        arrays = {key: value.numpy() for key, value in state.items()}
+        export_bundle(self.folder / BUNDLE, design=design, state=arrays, preprocess=preprocess, labels=found.classes, reference=reference)
+
+    def finish(self, found: ImageSet, design: Design, best: dict[str, Any], parts: list[tuple[str, list[Path], Scores]]) -> None:
+        for split, _, scores in parts:
+            key = "result" if split == "val" else "test"
+            self.about[key] = {"split": split, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, "n": scores.n} | best
+        self.about["status"] = "done"
+        self.about["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
+        self.about["seconds"]["total"] = round(time.perf_counter() - self.started, 2)
+        self.write_about()
+        write_report(self.folder)
+        write_card(self.folder)
+
+    def write_about(self) -> None:
+        write_text(self.folder / RUN, json.dumps(self.about, indent=1, ensure_ascii=False) + "\n")
+
+    def clock(self, what: str) -> None:
+        now = time.perf_counter()
+        self.seconds[what], self.last = now - self.last, now
+
+
+def fingerprint(found: ImageSet) -> str:
+    """A sum over names, labels and sizes: whether two sets are the same images."""
+    total = hashlib.sha256(repr(found.classes).encode())
+    for split, items in found.splits.items():
+        for item in items:
+            total.update(f"{split}\0{item.path.name!r}\0{item.label}\0{item.path.stat().st_size}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _text(amount: str | float | None) -> str | None:
+    return None if amount is None else str(amount)
+
+
+def _free_name(asked: Asked) -> Path:
+    """runs/IMAGES-NETWORK, with a number behind it where that is taken."""
+    network = Path(asked.network).stem if asked.network else "auto"
+    base = f"{Path(asked.images).resolve().stem or 'images'}-{network}"
+    for number in range(1, 10_000):
+        folder = Path("runs") / (base if number == 1 else f"{base}-{number}")
+        if empty(folder):
+            return folder
+    raise ArgumentError(f"runs/{base} to runs/{base}-9999 are all taken; name a folder with -o")

@@ -1,0 +1,118 @@
+"""A run folder as an object: what `phiscale.fit` gives back, and what `evaluate`, `predict` and `export` take."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phiscale.architecture import Design, Preprocess
+from phiscale.atomic import write_text
+from phiscale.errors import ArgumentError, RunError
+from phiscale.nn import Network
+from phiscale.training import Scores
+from phiscale.weights.store import load_folder
+
+RUN, DESIGN, RECIPE, PREDICTIONS, SKIPPED, BUNDLE = "run.json", "design.toml", "recipe.toml", "predictions.csv", "skipped.csv", "bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A folder with everything about one training."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        if not (self.folder / RUN).is_file():
+            raise ArgumentError(f"{self.folder} is no run folder: it has no {RUN}; `phiscale fit IMAGES -o {self.folder}` makes one")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """run.json: what was asked, and what came out."""
+        try:
+            about = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"can't read {self.folder / RUN}: {error}") from None
+        if not isinstance(about, dict):
+            raise RunError(f"{self.folder / RUN} is not a run's description")
+        return about
+
+    @property
+    def design(self) -> Design:
+        return Design.read(self.folder / DESIGN)
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle folder. RunError where the run was not finished."""
+        if not (self.folder / BUNDLE).is_dir():
+            raise RunError(f"{self.folder} has no bundle; finish the run: phiscale fit --resume {self.folder}")
+        return self.folder / BUNDLE
+
+    def model(self) -> tuple[Network, Preprocess, tuple[str, ...]]:
+        """The trained network in eval mode, its preprocessing and its labels."""
+        state, design, preprocess, labels = load_folder(self.folder)
+        network = Network(design.spec)
+        network.load_state_dict(state)
+        if labels is None:
+            raise RunError(f"{self.folder} has no labels; finish the run: phiscale fit --resume {self.folder}")
+        return network.eval(), preprocess, labels
+
+    def evaluate(self, images: str | Path, *, split: str | None = None, resolution: int | None = None) -> Scores:
+        """Scores on labelled images, by the PyTorch model, preprocessed as in training. See `jobs.evaluate` for the table."""
+        from phiscale.jobs.evaluate import evaluate
+
+        return evaluate(self.folder, images, split=split, resolution=resolution).scores
+
+    def predict(self, files: Iterable[str | Path], *, top: int = 5) -> list[Any]:
+        """The bundle's best labels for image files, without torch."""
+        from phiscale.runtime import load
+
+        return list(load(self.bundle).predict(files, top=top))
+
+    def export(self) -> Path:
+        """The bundle, written anew if it is not there."""
+        from phiscale.jobs.export import export
+
+        return export(self.folder)
+
+
+def write_predictions(path: Path, parts: Sequence[tuple[str, Sequence[Path], Scores]], labels: Sequence[str]) -> None:
+    """predictions.csv: a row an image of each split."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(("split", "path", "label", "predicted", "confidence", "p_label"))
+    for split, files, scores in parts:
+        probabilities = scores.logits.double().softmax(1)
+        confidence, predicted = probabilities.max(1)
+        for number, file in enumerate(files):
+            label = int(scores.labels[number])
+            own = probabilities[number, label].item()
+            table.writerow(
+                (split, str(file), labels[label], labels[int(predicted[number])], f"{confidence[number].item():.6g}", f"{own:.6g}")
+            )
+    write_text(path, out.getvalue())
+
+
+def write_skipped(path: Path, skipped: Iterable[Any]) -> None:
+    """skipped.csv: a row a file that was left out."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(("path", "code", "message"))
+    table.writerows((str(skip.path), skip.code, skip.message) for skip in skipped)
+    write_text(path, out.getvalue())
+
+
+def scaled_preprocess(preprocess: Preprocess, design: Design, *, whole: bool) -> Preprocess:
+    """`preprocess` at the design's resolution; `whole`: the crop keeps all of the shorter side (small images lose nothing)."""
+    made = preprocess.at(design.resolution)
+    return replace(made, resize=made.crop) if whole else made
+
+
+def empty(folder: Path) -> bool:
+    """Whether nothing is there yet. ArgumentError where it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"{folder} is a file; name another folder with -o")
+    return not folder.is_dir() or not any(folder.iterdir())

@@ -1,0 +1,11 @@
+"""How a job tells what it is doing, without knowing whether anyone looks."""
+
+
+class Watcher:
+    """Says nothing; the command line passes one that draws."""
+
+    def say(self, text: str) -> None:
+        """One line for a person."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` images of the step named `what`."""
