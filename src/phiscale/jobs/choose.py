@@ -65,7 +65,8 @@ def _lower_resolution(design: Design, budget: Budget) -> Design:
         limit = getattr(budget, worst)
         smallest = "params don't shrink with the resolution" if worst == "params" else f"at {SMALLEST} px"
         raise BudgetError(
-            f"a budget of {amount_text(limit)} {worst} is below the smallest {design.name} ({amount_text(limit * shares[worst])}, {smallest}); "
+            f"a budget of {amount_text(limit)} {worst} is below the smallest {design.name} "
+            f"({amount_text(limit * shares[worst])}, {smallest}); "
             f"raise --{worst}, or leave --network out"
         )
     low, high = SMALLEST, design.resolution

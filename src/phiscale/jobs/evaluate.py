@@ -1,5 +1,6 @@
 """The same numbers as in training, on any labelled images, from a run (PyTorch) or a bundle (its runtime)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import torch
 
 from phiscale.data.find import find_labelled
 from phiscale.data.load import ImageDataset, check_images
+from phiscale.errors import DataError, ImageError
 from phiscale.jobs.run import Run
 from phiscale.jobs.watch import Watcher
-from phiscale.runtime import load
 from phiscale.runtime.bundle import is_bundle
-from phiscale.training import Scores
+from phiscale.runtime.predictor import Predictor, load
+from phiscale.training import Progress, Scores
 from phiscale.training import evaluate as evaluate_model
 from phiscale.training.metrics import scores
 
@@ -79,24 +81,25 @@ def evaluate(
     """
     tell = (watch or Watcher()).progress
     path = Path(model)
-    if is_bundle(path):
-        predictor = load(path, runtime=runtime)
-        labels, preprocess = predictor.labels, predictor.preprocess
-    else:
-        network, preprocess, labels = Run(path).model()
-        if resolution:
-            preprocess = preprocess.at(resolution)
+    bundle = load(path, runtime=runtime) if is_bundle(path) else None
+    labels = bundle.labels if bundle is not None else Run(path).labels
     found = check_images(find_labelled(images, classes=labels, split=split), progress=lambda done, total: tell("reading", done, total))
     (name, items), *_ = found.splits.items()
     files = tuple(item.path for item in items)
-    if is_bundle(path):
-        rows: list[torch.Tensor] = []
-        for start in range(0, len(files), 32):
-            part = [values for _, values in predictor.scores(files[start : start + 32])]
-            rows.extend(torch.from_numpy(values) for values in part)
-            tell("evaluating", min(start + 32, len(files)), len(files))
-        scored = scores(torch.stack(rows).clamp_min(1e-12).log(), torch.tensor([item.label for item in items]))
-        ran = predictor.runtime
+    if bundle is not None:
+        scored, ran = _by_bundle(bundle, files, [item.label for item in items], tell), bundle.runtime
     else:
-        scored, ran = evaluate_model(network, ImageDataset(found, name, preprocess=preprocess), tell=tell), "torch"
+        network, preprocess = Run(path).model()
+        at = preprocess.at(resolution) if resolution else preprocess
+        scored, ran = evaluate_model(network, ImageDataset(found, name, preprocess=at), tell=tell), "torch"
     return Evaluation(split=name, scores=scored, labels=labels, files=files, skipped=found.skipped, runtime=ran)
+
+
+def _by_bundle(predictor: Predictor, files: Sequence[Path], labels: Sequence[int], tell: Progress) -> Scores:
+    rows: list[torch.Tensor] = []
+    for number, (path, probabilities) in enumerate(predictor.scores(files), 1):
+        if isinstance(probabilities, ImageError):
+            raise DataError(f"{path} could be read a moment ago and can't be now: {probabilities}")
+        rows.append(torch.from_numpy(probabilities))
+        tell("evaluating", number, len(files))
+    return scores(torch.stack(rows).clamp_min(1e-12).log(), torch.tensor(labels))

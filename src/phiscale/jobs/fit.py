@@ -164,7 +164,7 @@ class _Fit:
         self.watch.say("writing the bundle, and measuring it against PyTorch")
         self.export(found, design, preprocess, outcome.state, cache)
         self.clock("export")
-        self.finish(found, design, {"epoch": outcome.epoch, "stage": outcome.stage}, parts)
+        self.finish({"epoch": outcome.epoch, "stage": outcome.stage}, parts)
         return Run(self.folder)
 
     # --- before training -------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class _Fit:
         arrays = {key: value.numpy() for key, value in state.items()}
         export_bundle(self.folder / BUNDLE, design=design, state=arrays, preprocess=preprocess, labels=found.classes, reference=reference)
 
-    def finish(self, found: ImageSet, design: Design, best: dict[str, Any], parts: list[tuple[str, list[Path], Scores]]) -> None:
+    def finish(self, best: dict[str, Any], parts: list[tuple[str, list[Path], Scores]]) -> None:
         for split, _, scores in parts:
             key = "result" if split == "val" else "test"
             self.about[key] = {"split": split, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, "n": scores.n} | best

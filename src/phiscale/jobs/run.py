@@ -12,10 +12,13 @@ from phiscale.architecture import Design, Preprocess
 from phiscale.atomic import write_text
 from phiscale.errors import ArgumentError, RunError
 from phiscale.nn import Network
+from phiscale.runtime.labels import load_labels
+from phiscale.runtime.predictor import Prediction
 from phiscale.training import Scores
 from phiscale.weights.store import load_folder
 
-RUN, DESIGN, RECIPE, PREDICTIONS, SKIPPED, BUNDLE = "run.json", "design.toml", "recipe.toml", "predictions.csv", "skipped.csv", "bundle"
+RUN, DESIGN, RECIPE, PREDICTIONS, SKIPPED = "run.json", "design.toml", "recipe.toml", "predictions.csv", "skipped.csv"
+LABELS, BUNDLE = "labels.txt", "bundle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,20 @@ class Run:
             raise RunError(f"{self.folder} has no bundle; finish the run: phiscale fit --resume {self.folder}")
         return self.folder / BUNDLE
 
-    def model(self) -> tuple[Network, Preprocess, tuple[str, ...]]:
-        """The trained network in eval mode, its preprocessing and its labels."""
-        state, design, preprocess, labels = load_folder(self.folder)
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the outputs. RunError where the run was not finished."""
+        path = self.folder / LABELS
+        if not path.is_file():
+            raise RunError(f"{self.folder} has no {LABELS}; finish the run: phiscale fit --resume {self.folder}")
+        return load_labels(path.read_text(encoding="utf-8"))
+
+    def model(self) -> tuple[Network, Preprocess]:
+        """The trained network in eval mode, and its preprocessing."""
+        state, design, preprocess, _ = load_folder(self.folder)
         network = Network(design.spec)
         network.load_state_dict(state)
-        if labels is None:
-            raise RunError(f"{self.folder} has no labels; finish the run: phiscale fit --resume {self.folder}")
-        return network.eval(), preprocess, labels
+        return network.eval(), preprocess
 
     def evaluate(self, images: str | Path, *, split: str | None = None, resolution: int | None = None) -> Scores:
         """Scores on labelled images, by the PyTorch model, preprocessed as in training. See `jobs.evaluate` for the table."""
@@ -66,11 +75,11 @@ class Run:
 
         return evaluate(self.folder, images, split=split, resolution=resolution).scores
 
-    def predict(self, files: Iterable[str | Path], *, top: int = 5) -> list[Any]:
+    def predict(self, files: Iterable[str | Path], *, top: int = 5) -> list[Prediction]:
         """The bundle's best labels for image files, without torch."""
-        from phiscale.runtime import load
+        from phiscale.runtime.predictor import load
 
-        return list(load(self.bundle).predict(files, top=top))
+        return load(self.bundle).predict(files, top=top)
 
     def export(self) -> Path:
         """The bundle, written anew if it is not there."""

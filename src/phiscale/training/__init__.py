@@ -5,7 +5,7 @@ Never: chooses a design, writes a report, prints.
 Start reading: recipe.py, then loop.py from `train` down.
 """
 
-from phiscale.training.loop import Outcome, Scores, evaluate, train
+from phiscale.training.loop import Outcome, Progress, Scores, evaluate, train
 from phiscale.training.recipe import RECIPES, Recipe
 
-__all__ = ["RECIPES", "Outcome", "Recipe", "Scores", "evaluate", "train"]
+__all__ = ["RECIPES", "Outcome", "Progress", "Recipe", "Scores", "evaluate", "train"]

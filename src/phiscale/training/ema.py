@@ -24,7 +24,8 @@ class Ema:
         mine, theirs = list(self.average.state_dict().values()), list(model.state_dict().values())
         moving = [i for i, value in enumerate(mine) if value.is_floating_point()]
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            [mine[i] for i in moving], [theirs[i] for i in moving], 1 - decay)
+            [mine[i] for i in moving], [theirs[i] for i in moving], 1 - decay
+        )
         for i, value in enumerate(mine):
             if not value.is_floating_point():
                 value.copy_(theirs[i])

@@ -74,10 +74,11 @@ def train(
     Writes metrics.csv, timings.csv and checkpoint/ in `folder`; goes on from the checkpoint that it finds there.
     RunError where the loss is no longer a number, or the disk is full.
     """
-    tell = progress or (lambda what, done, total: None)
-    accelerator = Accelerator()
-    training = _Training(model, images, recipe, preprocess, folder, seed, cache, workers, tell, accelerator)
-    return training.run()
+    return _Training(model, images, recipe, preprocess, folder, seed, cache, workers, progress or _silent).run()
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    del what, done, total
 
 
 class _Training:
@@ -94,15 +95,14 @@ class _Training:
         cache: ImageCache | None,
         workers: int,
         tell: Progress,
-        accelerator: Accelerator,
     ) -> None:
         self.recipe, self.preprocess, self.folder, self.seed, self.tell = recipe, preprocess, folder, seed, tell
-        self.accelerator = accelerator
+        self.accelerator = Accelerator()
         self.train_set = ImageDataset(images, "train", preprocess=preprocess, augment=recipe.augment, seed=seed, cache=cache)
         self.plain_train_set = ImageDataset(images, "train", preprocess=preprocess, seed=seed, cache=cache)
         self.val_set = ImageDataset(images, "val", preprocess=preprocess, cache=cache)
         self.loader = make_loader(self.train_set, batch=recipe.batch, shuffle=True, workers=workers)
-        self.network = model.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = model.to(self.accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if recipe.freeze_norms:
             freeze_norms(self.network)
         self.best = _Best()
@@ -184,10 +184,9 @@ class _Training:
         logits = self.model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         if not torch.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss.item()} at epoch {self.epoch + 1}, step {self.step + 1} (learning rate {self.optimizer.param_groups[-1]['lr']:.3g}); "
-                f"the last checkpoint is good; lower --lr"
-            )
+            rate = self.optimizer.param_groups[-1]["lr"]
+            where = f"epoch {self.epoch + 1}, step {self.step + 1}, learning rate {rate:.3g}"
+            raise RunError(f"the loss is {loss.item()} ({where}); nothing was kept of this step; lower --learning-rate")
         self.accelerator.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -55,7 +55,7 @@ def save_model(
     if labels is not None:
         _write(folder / LABELS, lambda path: path.write_text(labels_text(labels), encoding="utf-8"))
     _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
-    _write(folder / MODEL, lambda path: save_file(tensors, path, {"format": "pt", "library": "phiscale"}))
+    _write(folder / MODEL, lambda path: save_file(tensors, path, {"format": "pt"}))
     return folder
 
 

@@ -1,0 +1,145 @@
+"""The whole job on small pictures that the test makes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phiscale.architecture import Design, NetworkSpec, Stage, Stem
+from phiscale.errors import ArgumentError, BudgetError, DataError, UnknownNetworkError
+from phiscale.jobs import fit
+from phiscale.jobs.evaluate import evaluate
+from phiscale.jobs.fit import resume
+
+TINY = Design(
+    spec=NetworkSpec(
+        stem=Stem(widths=(8,)),
+        stages=(
+            Stage(kind="mbconv", depth=1, width=8, expand=1, se=0.25),
+            Stage(kind="mbconv", depth=2, width=16, stride=2, expand=4, se=0.25),
+        ),
+        head_width=32,
+    ),
+    resolution=32,
+)
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes a network of this size learns at once: horizontal and vertical stripes."""
+    root = tmp_path_factory.mktemp("stripes")
+    random = np.random.default_rng(0)
+    for name in ("across", "down"):
+        (root / name).mkdir()
+        for number in range(24):
+            wave = np.sin(np.arange(40) * random.uniform(0.8, 1.6) + random.uniform(0, 6))
+            grey = np.broadcast_to(wave[:, None] if name == "across" else wave[None, :], (40, 40))
+            pixels = np.clip(128 + 90 * grey + random.normal(0, 12, (40, 40)), 0, 255).astype(np.uint8)
+            Image.fromarray(np.stack([pixels] * 3, 2)).save(root / name / f"{number:02}.png")
+    (root / "down" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("designs") / "tiny.toml"
+    path.write_text(TINY.to_toml(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def done(stripes: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "stripes"
+    return fit(stripes, network=tiny, weights="none", epochs=6, batch=8, learning_rate=0.2, flip=True, out=out).folder
+
+
+def test_run_folder_is_complete_and_says_what_happened(done: Path) -> None:
+    about = json.loads((done / "run.json").read_text())
+    assert about["status"] == "done"
+    assert about["result"]["n"] == about["data"]["counts"]["val"] > 0
+    assert about["data"]["skipped"] == 1
+    for name in (
+        "design.toml recipe.toml metrics.csv predictions.csv skipped.csv model.safetensors config.json labels.txt report.html README.md".split()
+    ):
+        assert (done / name).stat().st_size > 0, name
+    assert (done / "bundle" / "model.onnx").is_file()
+    assert len((done / "metrics.csv").read_text().splitlines()[1:]) == 6
+
+
+def test_it_learns(done: Path) -> None:
+    assert json.loads((done / "run.json").read_text())["result"]["top1"] >= 0.9
+
+
+def test_evaluate_gives_the_numbers_of_training(done: Path, stripes: Path) -> None:
+    """On the training images' folder as a whole: run and bundle agree with each other; on val, with run.json."""
+    by_torch, by_bundle = evaluate(done, stripes).to_dict(), evaluate(done / "bundle", stripes).to_dict()
+    assert by_torch["n"] == by_bundle["n"] == 48
+    assert by_torch["skipped"] == 1
+    assert by_torch["top1"] == by_bundle["top1"]
+    rows = list(csv.DictReader((done / "predictions.csv").read_text().splitlines()))
+    right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    assert right == json.loads((done / "run.json").read_text())["result"]["top1"]
+
+
+def test_same_seed_same_weights(done: Path, stripes: Path, tiny: Path, tmp_path: Path) -> None:
+    again = fit(stripes, network=tiny, weights="none", epochs=6, batch=8, learning_rate=0.2, flip=True, out=tmp_path / "again").folder
+    assert (again / "model.safetensors").read_bytes() == (done / "model.safetensors").read_bytes()
+    assert (again / "metrics.csv").read_text() == (done / "metrics.csv").read_text()
+
+
+def test_killed_run_resumes_bit_for_bit(done: Path, stripes: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phiscale.training import loop
+
+    steps = iter(range(10**6))
+    one_step = loop._Training.one_step
+
+    def dying(self: loop._Training, *args: object) -> None:
+        if next(steps) == 13:
+            raise KeyboardInterrupt
+        one_step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop._Training, "one_step", dying)
+    out = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        fit(stripes, network=tiny, weights="none", epochs=6, batch=8, learning_rate=0.2, flip=True, out=out)
+    monkeypatch.undo()
+    assert not (out / "bundle").exists()
+    run = resume(out)
+    assert (run.folder / "model.safetensors").read_bytes() == (done / "model.safetensors").read_bytes()
+    assert (run.folder / "metrics.csv").read_text() == (done / "metrics.csv").read_text()
+
+
+def test_a_folder_that_has_a_run_is_refused(done: Path, stripes: Path) -> None:
+    with pytest.raises(ArgumentError, match="--resume"):
+        fit(stripes, out=done)
+
+
+def test_resuming_a_finished_run_changes_nothing(done: Path) -> None:
+    before = (done / "run.json").read_bytes()
+    assert resume(done).folder == done
+    assert (done / "run.json").read_bytes() == before
+
+
+def test_impossible_budget_names_the_limit_and_writes_nothing(stripes: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="raise --macs"):
+        fit(stripes, network="efficientnet_lite0", macs="1M", out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_unknown_network_names_the_nearest(stripes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNetworkError, match="efficientnet_b0"):
+        fit(stripes, network="eficientnet_b0", out=tmp_path / "x")
+
+
+@pytest.mark.parametrize("names", [(), ("one",)])
+def test_fewer_than_two_classes_are_an_error(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "set" / name / "a.png")
+    (tmp_path / "set").mkdir(exist_ok=True)
+    with pytest.raises(DataError):
+        fit(tmp_path / "set", out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
