@@ -61,9 +61,18 @@ def test_run_folder_is_complete_and_says_what_happened(done: Path) -> None:
     assert about["status"] == "done"
     assert about["result"]["n"] == about["data"]["counts"]["val"] > 0
     assert about["data"]["skipped"] == 1
-    for name in (
-        "design.toml recipe.toml metrics.csv predictions.csv skipped.csv model.safetensors config.json labels.txt report.html README.md".split()
-    ):
+    for name in [
+        "design.toml",
+        "recipe.toml",
+        "metrics.csv",
+        "predictions.csv",
+        "skipped.csv",
+        "model.safetensors",
+        "config.json",
+        "labels.txt",
+        "report.html",
+        "README.md",
+    ]:
         assert (done / name).stat().st_size > 0, name
     assert (done / "bundle" / "model.onnx").is_file()
     assert len((done / "metrics.csv").read_text().splitlines()[1:]) == 6
