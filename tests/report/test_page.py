@@ -1,5 +1,7 @@
 """report.html and the model card: what a person reads, from a run folder's files alone."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from reading import Page, words
 from run_folder import MakeRun, write_csv
 
@@ -16,8 +19,8 @@ from phiscale.architecture.catalog import design
 from phiscale.cost import Budget, layers
 from phiscale.errors import RunError
 from phiscale.report import write_card, write_report
-from phiscale.report.folder import read_budget
-from phiscale.report.page import stage_rows
+from phiscale.report.folder import read_budget, read_run
+from phiscale.report.page import stage_rows, thumbnail
 
 PAYLOAD = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
@@ -144,6 +147,22 @@ def test_a_picture_that_is_gone_leaves_its_words(make_run: MakeRun, tiny_images:
     text = page_of(make_run(images=[*tiny_images, gone], accuracy=0.5, n=21))
     assert "no picture: the file can" in text
     assert "<img" in text
+
+
+def test_pictures_of_a_few_pixels_keep_them(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "digit.png")
+    Image.new("RGB", (800, 400), (200, 10, 10)).save(tmp_path / "photo.jpg")
+    for name, size in (("digit.png", (96, 96)), ("photo.jpg", (192, 96))):
+        uri = thumbnail(tmp_path / name)
+        assert uri is not None
+        assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == size
+
+
+def test_speed_is_of_the_runtime_that_was_asked_for(make_run: MakeRun) -> None:
+    assert read_run(make_run(name="a")).speed["runtime"] == "openvino"
+    folder = make_run(name="b", asked={"runtime": "onnxruntime", "budget": "5 ms"})
+    assert read_run(folder).speed["runtime"] == "onnxruntime"
+    assert "114% exceeded" in words(page_of(folder))
 
 
 def test_images_that_are_no_files_are_listed(make_run: MakeRun) -> None:

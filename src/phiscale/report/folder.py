@@ -73,8 +73,10 @@ class RunFiles:
 
     @property
     def speed(self) -> Mapping[str, Any]:
-        """One image at a time on the runtime that `predict` takes, the first; empty where nothing was measured."""
-        return next((row for row in self.speeds if row.get("batch") == 1), {})
+        """One image at a time, on the runtime that was asked for or the one that `predict` takes, the first; empty if not measured."""
+        alone = [row for row in self.speeds if row.get("batch") == 1]
+        asked = [row for row in alone if row.get("runtime") == self.said("asked", "runtime")]
+        return next(iter(asked or alone), {})
 
     @property
     def split(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from markupsafe import Markup
+from PIL import Image
 
 from phiscale.architecture import Design, blocks
 from phiscale.cost import Budget, layers
@@ -198,8 +199,8 @@ def _report(files: RunFiles) -> dict[str, Any]:
         "pictured": any(picture for _, picture in mistakes),
         "worst": sorted(counted.classes, key=lambda c: (c.recall is None, c.recall, -c.support)) if counted else [],
         "matrix": _matrix(looked_at, [c.label for c in counted.classes]) if counted and len(counted.classes) <= MATRIX_CLASSES else None,
+        "turned": counted is not None and len(counted.classes) > 6 and max(len(c.label) for c in counted.classes) > 3,
         "shown_classes": SHOWN_CLASSES,
-        "matrix_classes": MATRIX_CLASSES,
         "listed": LISTED,
         "budget": budget_rows(files.design, budget, files.speed, slack=WRITTEN),
         "asked_budget": asked,
@@ -287,6 +288,8 @@ def thumbnail(path: Path) -> str | None:
     except ImageError:
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
+    if (times := THUMBNAIL // 2 // max(image.size)) > 1:  # a browser would blur the few pixels that the network saw
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     held = io.BytesIO()
     image.save(held, "JPEG", quality=78, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
