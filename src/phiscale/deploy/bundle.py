@@ -18,7 +18,7 @@ from phiscale.deploy.latency import bench, setting
 from phiscale.deploy.parity import parity
 from phiscale.errors import ArgumentError, RunError
 from phiscale.runtime.bundle import BENCH, DESIGN, LABELS, MANIFEST, MODEL, PARITY, PREPROCESS, SCHEMA, Bundle, is_bundle
-from phiscale.runtime.engines import installed
+from phiscale.runtime.engines import usable
 from phiscale.runtime.labels import dump_labels
 from phiscale.runtime.machine import machine
 from phiscale.version import VERSION
@@ -58,8 +58,8 @@ def export_bundle(
         bench={},
     )
     # OpenVINO's own choice of precision beside float32, so that both can be weighed against parity.json
-    where = [setting(runtime=name, batch=batch) for name in installed() for batch in (1, 16)]
-    where += [setting(runtime="openvino", batch=batch, precision="auto") for batch in (1, 16) if "openvino" in installed()]
+    where = [setting(runtime=name, batch=batch) for name in usable(model) for batch in (1, 16)]
+    where += [setting(runtime="openvino", batch=batch, precision="auto") for batch in (1, 16) if "openvino" in usable(model)]
     rows = bench({"": made}, settings=where, seconds=seconds)
     figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() for _, stats in rows]}
     files = {

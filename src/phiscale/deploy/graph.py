@@ -84,7 +84,8 @@ def graph(
         producer_name="phiscale",
         producer_version=VERSION,
     )
-    helper.set_model_props(made, dict(metadata or {}))
+    # the native runtime reads the network from here
+    helper.set_model_props(made, {"phiscale.design": design.to_toml(), **(metadata or {})})
     return made
 
 

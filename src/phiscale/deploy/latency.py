@@ -14,7 +14,7 @@ from phiscale.architecture.design import Design
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.errors import ArgumentError
 from phiscale.runtime.bundle import Bundle, read_bundle
-from phiscale.runtime.engines import Engine, Precision, available_threads, choose, open_engine
+from phiscale.runtime.engines import Engine, Precision, available_threads, choose, default_precision, open_engine
 
 Measurable = Design | Bundle | str | Path  # a design is measured with random weights, which run as fast as any
 SLICE = 0.05  # seconds that a candidate runs before the next has its turn
@@ -62,10 +62,10 @@ class LatencyStats:
         return cls(p50=p50, p90=p90, p99=p99, images_per_second=float(values["images_per_second"]), n=int(values["n"]), setting=where)
 
 
-def setting(*, runtime: str | None = None, threads: int | None = None, batch: int = 1, precision: Precision = "f32") -> Setting:
+def setting(*, runtime: str | None = None, threads: int | None = None, batch: int = 1, precision: Precision | None = None) -> Setting:
     """A Setting with the default runtime and all usable threads where none are given.
 
-    runtime: "openvino", "onnxruntime" or "torch" (designs only). MissingExtraError where it is not installed.
+    runtime: "native", "openvino", "onnxruntime" or "torch" (designs only). MissingExtraError where it is not installed.
     """
     for name, value in (("threads", threads), ("batch", batch)):
         if value is not None and value < 1:
@@ -73,7 +73,7 @@ def setting(*, runtime: str | None = None, threads: int | None = None, batch: in
     name = "torch" if runtime == "torch" else choose(runtime)
     if name == "torch" and precision == "bf16":
         raise ArgumentError("the torch runtime is measured in f32, as the network is evaluated")
-    return Setting(runtime=name, precision=precision, threads=threads or available_threads(), batch=batch)
+    return Setting(runtime=name, precision=precision or default_precision(name), threads=threads or available_threads(), batch=batch)
 
 
 def measure(
@@ -82,7 +82,7 @@ def measure(
     runtime: str | None = None,
     threads: int | None = None,
     batch: int = 1,
-    precision: Precision = "f32",
+    precision: Precision | None = None,
     seconds: float = 1.0,
 ) -> LatencyStats:
     """Latency of a bundle, or of a design with random weights; see `setting`."""

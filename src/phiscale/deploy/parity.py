@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from phiscale.architecture.design import Design
 from phiscale.deploy.latency import TorchEngine
 from phiscale.errors import BundleError
-from phiscale.runtime.engines import Precision, available_threads, installed, open_engine
+from phiscale.runtime.engines import Precision, available_threads, open_engine, usable
 
 NOISE, SEED = 4, 0  # seeded normal images, always among the inputs
 WORST = 1e-3  # a probability may be off by in float32; seen 2e-6. More means that the graph is another network
@@ -36,8 +36,8 @@ def parity(
     network = TorchEngine(design, threads=available_threads(), state=state)
     want = np.concatenate([network(inputs[start : start + 4]) for start in range(0, len(inputs), 4)]).astype(np.float64)
     rows: list[dict[str, Any]] = []
-    for runtime in installed():
-        precisions: tuple[Precision, ...] = ("f32", "auto")
+    for runtime in usable(model):
+        precisions: tuple[Precision | None, ...] = (None, "auto")
         for precision in precisions:
             engine = open_engine(model, runtime=runtime, precision=precision)
             if any(row["runtime"] == runtime and row["precision"] == engine.precision for row in rows):

@@ -43,7 +43,12 @@ class Prediction:
 
 
 def load(
-    path: str | Path, *, runtime: str | None = None, threads: int | None = None, precision: Precision = "f32", batch: int | None = None
+    path: str | Path,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    precision: Precision | None = None,
+    batch: int | None = None,
 ) -> "Predictor":
     """The predictor of a bundle, or of a run folder that holds one.
 

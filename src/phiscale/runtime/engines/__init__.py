@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.errors import ArgumentError, MissingExtraError
+from phiscale.runtime.native.model import design_of, read_model
+from phiscale.runtime.native.support import machine_lacks, network_asks_for
 
-Runtime = Literal["openvino", "onnxruntime"]
+Runtime = Literal["openvino", "onnxruntime", "native"]
 Precision = Literal["auto", "f32", "bf16"]
-RUNTIMES: tuple[Runtime, ...] = ("openvino", "onnxruntime")  # the first that is installed is the default
+RUNTIMES: tuple[Runtime, ...] = ("openvino", "onnxruntime", "native")  # the first that is installed is the default
 SHORT: dict[str, Runtime] = {"onnx": "onnxruntime", "ort": "onnxruntime", "ov": "openvino"}
 
 
@@ -34,7 +36,12 @@ class Engine(Protocol):
 
 def installed() -> tuple[Runtime, ...]:
     """The engines that this Python can import, the default first."""
-    return tuple(name for name in RUNTIMES if find_spec(name) is not None)
+    return tuple(name for name in RUNTIMES if (machine_lacks() is None if name == "native" else find_spec(name) is not None))
+
+
+def usable(model: bytes) -> tuple[Runtime, ...]:
+    """The installed engines that can run this model: the native one knows its own kinds of blocks."""
+    return tuple(name for name in installed() if name != "native" or network_asks_for(design_of(model).spec) is None)
 
 
 def choose(runtime: str | None) -> Runtime:
@@ -47,10 +54,17 @@ def choose(runtime: str | None) -> Runtime:
     name = SHORT.get(runtime, runtime)
     if name not in RUNTIMES:
         raise ArgumentError(f"no runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
+    if name == "native" and (lacks := machine_lacks()):
+        raise ArgumentError(f"{lacks}; installed: {', '.join(known) or 'none'}")
     if name not in known:
         brings = "'phiscale[openvino]'" if name == "openvino" else "onnxruntime"
         raise MissingExtraError(f"the runtime {name} is not installed: pip install {brings}; installed: {', '.join(known) or 'none'}")
     return name
+
+
+def default_precision(runtime: str) -> Precision:
+    """What an engine computes in unless told: the PyTorch model's answers, but for the native one, which is bf16 alone."""
+    return "bf16" if runtime == "native" else "f32"
 
 
 def available_threads() -> int:
@@ -59,18 +73,19 @@ def available_threads() -> int:
 
 
 def open_engine(
-    model: bytes, *, runtime: str | None = None, threads: int | None = None, precision: Precision = "f32", batch: int = 1
+    model: bytes, *, runtime: str | None = None, threads: int | None = None, precision: Precision | None = None, batch: int = 1
 ) -> Engine:
     """The engine that runs `model`. threads: all that this process may use, unless given.
 
     batch        the number of images that is going to come most often; others work too
-    precision    "f32" gives the PyTorch model's answers. "auto" leaves it to the engine: OpenVINO computes in bf16 where the
-                 processor has instructions for it, up to twice as fast; of 500 photos, Lite0 then labels 6 differently, and a
-                 probability is off by up to 0.095 (in f32: none, and 3e-6)
+    precision    "f32" gives the PyTorch model's answers; it is the default, but for the native engine, which is bf16 alone. "auto"
+                 leaves it to the engine: OpenVINO computes in bf16 where the processor has instructions for it, up to twice as
+                 fast; of 500 photos, Lite0 then labels 6 differently, and a probability is off by up to 0.095 (in f32: none, and 3e-6)
     """
     name = choose(runtime)
     if threads is not None and threads < 1:
         raise ArgumentError(f"threads must be at least 1, got {threads}")
+    precision = precision or default_precision(name)
     if precision not in ("auto", "f32", "bf16"):
         raise ArgumentError(f"precision must be auto, f32 or bf16, got {precision!r}")
     count = threads or available_threads()
@@ -83,5 +98,12 @@ def open_engine(
             from phiscale.runtime.engines.onnxruntime import OnnxRuntime
 
             return OnnxRuntime(model, threads=count, precision=precision)
+        case "native":
+            from phiscale.runtime.native import Native
+
+            if precision == "f32":
+                raise ArgumentError("the native engine computes in bf16; for f32 use runtime openvino or onnxruntime")
+            design, weights = read_model(model)
+            return Native(design.spec, weights, threads=count)
         case _:
             assert_never(name)

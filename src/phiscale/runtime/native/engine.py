@@ -4,6 +4,7 @@ import ctypes
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ class Native:
     threads  batches are split over them by images, what is left of a batch by rows and channels
     """
 
-    name = "native"
-    precision = "bf16"
+    name: str = "native"
+    precision: Literal["auto", "f32", "bf16"] = "bf16"
 
     def __init__(self, spec: NetworkSpec, weights: Weights, *, threads: int) -> None:
         """ArgumentError where `why_not(spec)` says why; WeightsError for weights that don't fit or aren't finite."""

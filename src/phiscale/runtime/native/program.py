@@ -40,7 +40,9 @@ class Program:
 
     def __init__(self, spec: NetworkSpec, weights: Weights, threads: int) -> None:
         self._weights, self._kept, self._used = weights, [], set[str]()
-        made = [self._stem_block(spec, number) for number in range(1, len(spec.stem.widths))] + [self._block(block) for block in blocks(spec)]
+        made = [self._stem_block(spec, number) for number in range(1, len(spec.stem.widths))] + [
+            self._block(block) for block in blocks(spec)
+        ]
         self.struct = NetworkStruct(
             in_channels=spec.in_channels,
             stem_width=spec.stem.widths[0],

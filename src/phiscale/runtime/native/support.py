@@ -11,7 +11,10 @@ from phiscale.architecture.spec import NetworkSpec
 
 # what source/ is compiled for (x86-64-v4 and these), in the names of /proc/cpuinfo: the kernel lists only what it also enabled
 NEEDS = frozenset(
-    "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave avx512f avx512bw avx512cd avx512dq avx512vl avx512_bf16 avx512_fp16 amx_tile amx_bf16".split()
+    (
+        *("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"),
+        *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"),
+    )
 )
 MASK = "PHISCALE_CPU_WITHOUT"  # instructions to do without, separated by commas: `PHISCALE_CPU_WITHOUT=amx_bf16`
 LIBRARY = "PHISCALE_NATIVE_LIBRARY"  # another build of source/, e.g. a sanitized one
@@ -65,7 +68,9 @@ def _block_asks_for(block: Block) -> str | None:
     match block.kind:
         case "mbconv" | "separable":
             if block.kernel not in (3, 5, 7) or block.stride > 2:
-                return f"the native engine's depthwise kernels are 3, 5, 7 with stride 1, 2; this is {block.kernel} with stride {block.stride}"
+                return (
+                    f"the native engine's depthwise kernels are 3, 5, 7 with stride 1, 2; this is {block.kernel} with stride {block.stride}"
+                )
         case "fused":
             if block.kernel > 7:
                 return f"the native engine's kernels end at 7, this one is {block.kernel}"
