@@ -56,7 +56,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module", params=RUNTIMES)
 def predictor(bundle: Path, request: pytest.FixtureRequest) -> Predictor:
-    return load(bundle, runtime=request.param, precision="f32", batch=4, threads=1)
+    return load(bundle, runtime=request.param, batch=4, threads=1)
+
+
+def atol(predictor: Predictor) -> float:
+    return ATOL if predictor.engine.precision == "f32" else 0.02  # bf16 has 8 bits
 
 
 def test_the_answers_are_the_modules(predictor: Predictor, module: Network, files: list[Path]) -> None:
@@ -67,17 +71,17 @@ def test_the_answers_are_the_modules(predictor: Predictor, module: Network, file
     for prediction, row in zip(predictor.predict(files, top=7), want, strict=True):
         assert prediction.error is None
         for label, probability in prediction.top:
-            assert probability == pytest.approx(row[LABELS.index(label)], abs=ATOL)
+            assert probability == pytest.approx(row[LABELS.index(label)], abs=atol(predictor))
         chances = [probability for _, probability in prediction.top]
         assert chances == sorted(chances, reverse=True)
-        assert sum(chances) == pytest.approx(1, abs=ATOL)
+        assert sum(chances) == pytest.approx(1, abs=1e-6)
 
 
 def test_batches_do_not_change_answers(predictor: Predictor, files: list[Path]) -> None:
     whole = [dict(prediction.top) for prediction in predictor.predict(files, top=7)]
     for size in (1, 3, 20):
         for one, other in zip(predictor.predict(files, top=7, batch=size), whole, strict=True):
-            assert dict(one.top) == pytest.approx(other, abs=ATOL)
+            assert dict(one.top) == pytest.approx(other, abs=atol(predictor))
 
 
 def test_every_kind_of_source_gives_the_same(predictor: Predictor, files: list[Path]) -> None:
@@ -136,7 +140,7 @@ def test_arrays_of_another_shape_are_refused(predictor: Predictor) -> None:
 def test_a_predictor_says_what_it_is(predictor: Predictor) -> None:
     assert (predictor.labels, predictor.preprocess, predictor.design, predictor.temperature) == (LABELS, PRE, DESIGN, TEMPERATURE)
     assert predictor.runtime in RUNTIMES
-    assert (predictor.engine.precision, predictor.engine.threads) == ("f32", 1)
+    assert (predictor.engine.precision, predictor.engine.threads) == (engines.default_precision(predictor.runtime), 1)
 
 
 def test_the_default_is_the_first_runtime_that_is_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
