@@ -150,6 +150,7 @@ def test_the_default_is_the_first_runtime_that_is_installed(bundle: Path, monkey
     with pytest.raises(MissingExtraError, match=r"phiscale\[openvino\]"):
         load(bundle, runtime="openvino")
     monkeypatch.setattr(engines, "find_spec", {}.get)
+    monkeypatch.setattr(engines, "machine_lacks", lambda: "not here")
     with pytest.raises(MissingExtraError, match="pip install"):
         load(bundle)
     with pytest.raises(ArgumentError, match="no runtime 'tensorrt'; known: openvino, onnxruntime"):
