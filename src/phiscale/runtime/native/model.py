@@ -20,7 +20,7 @@ def read_model(model: bytes) -> tuple[Design, dict[str, NDArray[np.float32]]]:
     try:
         return design_of(model), dict(_weights(model))
     except (ValueError, IndexError, TypeError, UnicodeDecodeError) as error:
-        raise BundleError(f"the model file can't be read: {error}") from None
+        raise BundleError(f"the native engine can't load the model: {error}") from None
 
 
 def design_of(model: bytes) -> Design:
@@ -32,8 +32,8 @@ def design_of(model: bytes) -> Design:
                 try:
                     return Design.from_toml(entry.get(2, ""))
                 except SpecError as error:
-                    raise BundleError(f"the model's design can't be read: {error}") from None
-    raise BundleError("the model carries no design; export it again")
+                    raise BundleError(f"the native engine can't load the model, whose design is wrong: {error}") from None
+    raise BundleError("the native engine can't load the model: it carries no design; export it again")
 
 
 def _weights(model: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:
