@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test check clean
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/phiscale fit digits --network efficientnet_lite0 --macs 80M --exist-ok -o runs/demo
+	@rm -rf runs/demo
+	$(BIN)/phiscale fit digits --network efficientnet_lite0 --macs 80M -o runs/demo
 
 test: $(VENV)/test.stamp check
 	$(BIN)/python -m pytest

@@ -15,7 +15,7 @@ command -v "$python" >/dev/null 2>&1 || fail "no '$python' here; install Python 
 
 # torch with what it brings takes 6 GB
 if [ ! -d "$venv/lib" ]; then
-    free_kb=$(df -Pk . | awk 'NR == 2 {print $4}')
+    mkdir -p "$(dirname "$venv")" && free_kb=$(df -Pk "$(dirname "$venv")" | awk 'NR == 2 {print $4}')
     [ "$free_kb" -gt 7000000 ] || fail "the disk has $((free_kb / 1000)) MB free and PyTorch needs 7000 MB; free some, or put the environment elsewhere: make VENV=/path"
 fi
 if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
