@@ -1,4 +1,4 @@
-"""Accuracy, time and memory of `phiscale fit`, each run a process of its own.   python benchmarks/fit.py IMAGES [SEEDS] [OPTION ...] > fit.csv
+"""Accuracy, time and memory of `phiscale fit`, each run its own process.   python benchmarks/fit.py IMAGES [SEEDS] [OPTION ...] > fit.csv
 
 SEEDS is a list such as 0,1,2; OPTIONs go to `phiscale fit` as they are. One row a run: the split it is judged on, top-1, the
 epoch that was kept, wall seconds of the whole process, its peak memory; then a row of means with the smallest and largest top-1.
