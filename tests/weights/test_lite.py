@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 
 import phiscale
 from phiscale.weights import pretrained
-from phiscale.weights.sources import local_path
+from phiscale.weights.sources import at_hand
 
 # Measured 2026-11-22, torch 2.14.1: Lite0 87.8, Lite1 87.6, Lite2 88.6 % of the 500
 TIE = 1e-4  # logits nearer to each other than this may come out in either order
@@ -36,7 +36,7 @@ def test_lite_answers_as_the_original_on_every_photo(photos, number, low, high):
     name = f"efficientnet_lite{number}"
     ours = phiscale.create_model(name, weights="auto").eval().to(memory_format=torch.channels_last)
     _, record = pretrained(name)
-    theirs = original.EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=str(local_path(record))).eval()
+    theirs = original.EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=str(at_hand(record))).eval()
     theirs = theirs.to(memory_format=torch.channels_last)
 
     paths = sorted((photos / "imagenet-sample").glob("*.jpg"))

