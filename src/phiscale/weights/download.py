@@ -5,7 +5,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -91,7 +91,7 @@ def _settle(part: Path, target: Path, url: str, checksum: str) -> Path:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(lock: Path) -> Generator[None]:
     """One process at a time, where the system can (the ranks of a training start at once)."""
     with lock.open("w") as file:
         if fcntl is not None:
