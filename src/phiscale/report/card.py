@@ -7,8 +7,9 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
+from phiscale.atomic import write_text
 from phiscale.report.folder import read_run
-from phiscale.report.page import LISTED, formats, publish, shown
+from phiscale.report.page import LISTED, formats, shown
 from phiscale.report.scores import scores
 
 
@@ -43,7 +44,9 @@ def write_card(run_dir: str | Path) -> Path:
         data_name=PurePath(str(files.said("data", "source") or "images")).name or "images",
         listed=LISTED,
     )
-    return publish(files.folder / "README.md", text)
+    card = files.folder / "README.md"
+    write_text(card, text)
+    return card
 
 
 def _md(value: Any) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from phiscale.architecture import Coefficients, Design, scale
+from phiscale.atomic import write_text
 from phiscale.cost import Budget, Cost, cost
 from phiscale.cost.budget import amount_text
 from phiscale.errors import ArgumentError, SpecError
 from phiscale.report.chart import Axis, Line, Point, around, chart
-from phiscale.report.page import budget_rows, publish, render, stage_rows
+from phiscale.report.page import budget_rows, render, stage_rows
 
 POINTS = 81  # of the family's line; rounding makes it a staircase, so more than a smooth line needs
 
@@ -73,8 +74,8 @@ def write_family(
         )
     rows = budget_rows(chosen, budget, {} if latency is None else {"latency_ms": {"p50": latency}})
     binding = max((row for row in rows if row.share is not None), key=lambda row: row.share or 0, default=None)
-    return publish(
-        Path(path),
+    write_text(
+        path,
         render(
             "family.html",
             baseline=baseline,
@@ -92,6 +93,7 @@ def write_family(
             totals=(baseline.cost, chosen.cost),
         ),
     )
+    return Path(path)
 
 
 def phi_of(design: Design, baseline: Design, coefficients: Coefficients) -> float:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One row of metrics.csv; rates and accuracies are fractions, NaN where the row has none."""
+    """One row of metrics.csv and timings.csv; accuracies are fractions, NaN where the row has none."""
 
     epoch: float
     stage: str
@@ -181,8 +181,12 @@ def _number(text: str | None) -> float:
 
 
 def _epochs(path: Path) -> tuple[Epoch, ...]:
+    """metrics.csv, with the speeds of timings.csv beside it (apart, because they differ from one run of the same thing to the next)."""
     names = [name for name in Epoch.__slots__ if name != "stage"]
-    return tuple(Epoch(stage=row.get("stage", ""), **{name: _number(row.get(name)) for name in names}) for row in _rows(path))
+    timings = path.with_name("timings.csv")
+    speeds = {row.get("epoch"): row for row in _rows(timings)} if timings.exists() else {}
+    rows = [speeds.get(row.get("epoch"), {}) | row for row in _rows(path)]
+    return tuple(Epoch(stage=row.get("stage", ""), **{name: _number(row.get(name)) for name in names}) for row in rows)
 
 
 def _predictions(path: Path) -> tuple[Prediction, ...]:

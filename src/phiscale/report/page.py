@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from phiscale.architecture import Design, blocks
+from phiscale.atomic import write_text
 from phiscale.cost import Budget, layers
 from phiscale.cost.budget import amount_text
-from phiscale.errors import ImageError, RunError
+from phiscale.errors import ImageError
 from phiscale.report.chart import Axis, Line, around, chart, reliability
 from phiscale.report.folder import Epoch, Prediction, RunFiles, read_budget, read_run
 from phiscale.report.scores import scores
@@ -40,26 +40,14 @@ def write_report(run_dir: str | Path) -> Path:
     RunError where run.json or design.toml is missing, or the page can't be written; any other file that is missing is named on the page.
     """
     files = read_run(run_dir)
-    return publish(files.folder / "report.html", render("report.html", **_report(files)))
+    page = files.folder / "report.html"
+    write_text(page, render("report.html", **_report(files)))
+    return page
 
 
 def render(template: str, **values: Any) -> str:
     """A template of this room, filled. Everything is escaped; text that can't be printed is made visible."""
     return _environment().get_template(template).render(**values)
-
-
-def publish(path: Path, text: str) -> Path:
-    """Write a whole file or none. RunError says why it can't be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(
-            f"can't write {path}: {error.strerror or error}; free some space or choose another folder, then write it again"
-        ) from None
-    return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
