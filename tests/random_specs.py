@@ -1,6 +1,5 @@
 """Random networks for property tests: all block kinds, kernels, strides, paddings, activations, and image sizes, odd and non-square too."""
 
-from dataclasses import replace
 from typing import get_args
 
 from hypothesis import strategies as st
@@ -9,7 +8,7 @@ from phiscale.architecture import NetworkSpec, Stage, Stem
 from phiscale.architecture.spec import Activation, Kind, Padding
 
 WIDTHS = st.sampled_from((1, 3, 8, 12, 16, 24))
-KERNELS = st.sampled_from((1, 3, 5, 7))
+KERNELS = st.sampled_from((1, 2, 3, 5, 7))
 ACTIVATIONS = st.sampled_from(get_args(Activation))
 
 
@@ -22,17 +21,19 @@ def stages(draw: st.DrawFn) -> Stage:
         "separable": st.just(1),
         "bottleneck": st.sampled_from((0.25, 0.5, 1)),
     }[kind]
-    stage = Stage(
+    return Stage(
         kind=kind,
         depth=draw(st.integers(1, 3)),
         width=draw(WIDTHS),
         kernel=draw(KERNELS),
         stride=draw(st.integers(1, 3)),
         expand=draw(expand),
+        se=draw(st.sampled_from((0.0, 0.1, 0.25, 1.0))),
         skip=draw(st.booleans()),
+        activation=draw(st.none() | ACTIVATIONS),
+        experts=draw(st.sampled_from((0, 0, 3))) if kind == "mbconv" else 0,
+        shortcut=draw(st.sampled_from(("conv", "pool"))) if kind == "bottleneck" else "conv",
     )
-    takes_se = not (kind == "fused" and stage.expand == 1)
-    return replace(stage, se=draw(st.sampled_from((0.0, 0.1, 0.25, 1.0)))) if takes_se else stage
 
 
 stems = st.builds(
@@ -40,6 +41,7 @@ stems = st.builds(
     widths=st.lists(WIDTHS, min_size=1, max_size=3).map(tuple),
     kernel=KERNELS,
     stride=st.integers(1, 2),
+    space_to_depth=st.booleans(),
     pool=st.booleans(),
 )
 

@@ -12,6 +12,7 @@ from phiscale.architecture.catalog import design, list_networks
 from phiscale.architecture.layout import layout
 from phiscale.cost import cost, layers
 from phiscale.nn import Network
+from phiscale.nn.layers import CondConv2d
 from random_specs import sizes, specs
 
 
@@ -27,7 +28,11 @@ def torch_counts(model: Network, size: tuple[int, int], batch: int = 1) -> tuple
     def hook(name: str):
         return lambda _module, _args, out: written.__setitem__(name, out.numel())
 
-    hooks = [part.register_forward_hook(hook(name)) for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    hooks = [
+        part.register_forward_hook(hook(name))
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Conv2d | nn.Linear | CondConv2d)
+    ]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(batch, model.spec.in_channels, *size, device="meta"))
     for each in hooks:
@@ -40,7 +45,7 @@ def torch_counts(model: Network, size: tuple[int, int], batch: int = 1) -> tuple
 @settings(max_examples=100, deadline=None)
 def test_cost_is_what_the_module_does(spec: NetworkSpec, size: tuple[int, int]) -> None:
     model, rows = on_meta(spec), layers(spec, size)
-    named = {name: part for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)}
+    named = {name: part for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.Linear | CondConv2d)}
     assert [row.name for row in rows] == list(named)
     counted, written = torch_counts(model, size)
     assert sum(row.macs for row in rows) == counted[""]

@@ -51,9 +51,20 @@ def test_any_spec_runs_at_any_size(spec: NetworkSpec, size: tuple[int, int]) -> 
 
 CHANGES: dict[str, Any] = {
     "head_width": 48, "num_classes": 8, "in_channels": 4, "activation": "relu", "bn_eps": 1e-5, "padding": "symmetric",
-    "stem.widths": (8, 16), "stem.kernel": 5, "stem.stride": 1, "stem.pool": False,
+    "stem.widths": (8, 16), "stem.kernel": 5, "stem.stride": 1, "stem.pool": False, "stem.space_to_depth": True,
 }  # fmt: skip
-STAGE_CHANGES: dict[str, Any] = {"depth": 3, "width": 20, "kernel": 7, "stride": 3, "expand": 3, "se": 0.5, "skip": False}
+STAGE_CHANGES: dict[str, Any] = {
+    "depth": 3,
+    "width": 20,
+    "kernel": 7,
+    "stride": 3,
+    "expand": 3,
+    "se": 0.5,
+    "skip": False,
+    "experts": 2,
+    "shortcut": "pool",
+}
+MEANT_FOR = {"experts": ("mbconv",), "shortcut": ("bottleneck",), "expand": ("mbconv", "fused", "bottleneck")}
 
 
 def with_change(spec: NetworkSpec, name: str, value: Any) -> NetworkSpec:
@@ -73,7 +84,7 @@ CASES |= {
     f"{number}.{field}": (f"{number}.{field}", value)
     for number, stage in enumerate(SPEC.stages)
     for field, value in STAGE_CHANGES.items()
-    if not (stage.kind == "separable" and field == "expand")
+    if stage.kind in MEANT_FOR.get(field, (stage.kind,))
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import assert_never
 
-from phiscale.architecture.plan import Block, blocks, feature_width
+from phiscale.architecture.plan import Block, blocks, feature_width, stem
 from phiscale.architecture.spec import NetworkSpec
 
 Shape = tuple[int, ...]
@@ -12,11 +12,8 @@ Shape = tuple[int, ...]
 def layout(spec: NetworkSpec) -> dict[str, Shape]:
     """Every key of the network's state_dict with its shape, in the module's order."""
     shapes: dict[str, Shape] = {}
-    w_in = spec.in_channels
-    for number, width in enumerate(spec.stem.widths):
-        kernel = spec.stem.kernel if number == 0 else 3
-        _conv_norm(shapes, f"stem.{number}", w_in, width, kernel)
-        w_in = width
+    for conv in stem(spec):
+        _conv_norm(shapes, conv.name, conv.w_in, conv.w_out, conv.kernel)
     for block in blocks(spec):
         _block(shapes, block)
     if spec.head_width:
@@ -28,14 +25,17 @@ def layout(spec: NetworkSpec) -> dict[str, Shape]:
 
 
 def _block(shapes: dict[str, Shape], block: Block) -> None:
-    name, k = block.name, block.kernel
+    name, k, e = block.name, block.kernel, block.experts
     match block.kind:
         case "mbconv":
+            if e:
+                shapes[f"{name}.routing.weight"] = (e, block.w_in)
+                shapes[f"{name}.routing.bias"] = (e,)
             if block.expands:
-                _conv_norm(shapes, f"{name}.expand", block.w_in, block.w_mid, 1)
-            _conv_norm(shapes, f"{name}.depthwise", block.w_mid, block.w_mid, k, groups=block.w_mid)
+                _conv_norm(shapes, f"{name}.expand", block.w_in, block.w_mid, 1, experts=e)
+            _conv_norm(shapes, f"{name}.depthwise", block.w_mid, block.w_mid, k, groups=block.w_mid, experts=e)
             _squeeze_excite(shapes, block, block.w_mid)
-            _conv_norm(shapes, f"{name}.project", block.w_mid, block.w_out, 1)
+            _conv_norm(shapes, f"{name}.project", block.w_mid, block.w_out, 1, experts=e)
         case "fused":
             if block.expands:
                 _conv_norm(shapes, f"{name}.expand", block.w_in, block.w_mid, k)
@@ -56,8 +56,9 @@ def _block(shapes: dict[str, Shape], block: Block) -> None:
             assert_never(block.kind)
 
 
-def _conv_norm(shapes: dict[str, Shape], name: str, w_in: int, w_out: int, kernel: int, groups: int = 1) -> None:
-    shapes[f"{name}.conv.weight"] = (w_out, w_in // groups, kernel, kernel)
+def _conv_norm(shapes: dict[str, Shape], name: str, w_in: int, w_out: int, kernel: int, *, groups: int = 1, experts: int = 0) -> None:
+    shape = (w_out, w_in // groups, kernel, kernel)
+    shapes[f"{name}.conv.weight"] = (experts, *shape) if experts else shape
     for part in ("weight", "bias", "running_mean", "running_var"):
         shapes[f"{name}.bn.{part}"] = (w_out,)
     shapes[f"{name}.bn.num_batches_tracked"] = ()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import assert_never
 
-from phiscale.architecture.spec import Kind, NetworkSpec, Padding
+from phiscale.architecture.spec import Activation, Kind, NetworkSpec, Padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,9 @@ class Block:
     kernel: int
     stride: int
     skips: bool
+    activation: Activation
+    experts: int = 0  # of CondConv; 0 = plain convolutions
+    pools: bool = False  # a bottleneck's shortcut averages before its convolution, which then has stride 1
 
     @property
     def name(self) -> str:
@@ -33,13 +36,37 @@ class Block:
 
     @property
     def expands(self) -> bool:
-        """Whether a first convolution widens (mbconv, fused) the input; a ratio of 1 leaves it out."""
-        return self.w_mid != self.w_in
+        """Whether there is a first convolution that widens (mbconv, fused); a ratio of 1 leaves it out, but for a fused SE block."""
+        return self.w_mid != self.w_in or (self.kind == "fused" and self.w_se > 0)
 
     @property
     def projects(self) -> bool:
         """Whether a bottleneck's shortcut is a convolution: its input and output differ."""
         return self.kind == "bottleneck" and self.skips and (self.stride > 1 or self.w_in != self.w_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StemConv:
+    """One convolution of the stem, resolved."""
+
+    name: str
+    w_in: int
+    w_out: int
+    kernel: int
+    stride: int
+
+
+def stem(spec: NetworkSpec) -> tuple[StemConv, ...]:
+    """The stem's convolutions in order of execution; a max-pooling may follow (`spec.stem.pool`)."""
+    s, w_in = spec.stem, spec.in_channels
+    rows = [(width, s.kernel if number == 0 else 3, s.stride if number == 0 else 1) for number, width in enumerate(s.widths)]
+    if s.space_to_depth:
+        rows.append((4 * s.widths[-1], 2, 2))
+    plan: list[StemConv] = []
+    for number, (w_out, kernel, stride) in enumerate(rows):
+        plan.append(StemConv(name=f"stem.{number}", w_in=w_in, w_out=w_out, kernel=kernel, stride=stride))
+        w_in = w_out
+    return tuple(plan)
 
 
 @lru_cache(maxsize=512)
@@ -49,7 +76,7 @@ def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
     SE width is a share of the block's *input* width (the reference TPU implementation, efficientnet_model.py), at least 1.
     """
     plan: list[Block] = []
-    w_in = spec.stem.widths[-1]
+    w_in = stem(spec)[-1].w_out
     for number, stage in enumerate(spec.stages):
         for position in range(stage.depth):
             stride = stage.stride if position == 0 else 1
@@ -62,8 +89,8 @@ def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
                     w_mid, se_of = max(1, round(stage.width * stage.expand)), stage.width
                 case _:
                     assert_never(stage.kind)
-            # a fused block that doesn't expand is one convolution: it has nothing to gate
-            gates = stage.se > 0 and not (stage.kind == "fused" and w_mid == w_in)
+            # a bottleneck is always residual: where shapes differ its shortcut is a convolution
+            skips = stage.skip and (stage.kind == "bottleneck" or (stride == 1 and w_in == stage.width))
             plan.append(
                 Block(
                     index=len(plan),
@@ -73,11 +100,13 @@ def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
                     w_in=w_in,
                     w_mid=w_mid,
                     w_out=stage.width,
-                    w_se=max(1, int(se_of * stage.se)) if gates else 0,
+                    w_se=max(1, int(se_of * stage.se)) if stage.se else 0,
                     kernel=stage.kernel,
                     stride=stride,
-                    # a bottleneck is always residual: where shapes differ its shortcut is a convolution
-                    skips=stage.skip and (stage.kind == "bottleneck" or (stride == 1 and w_in == stage.width)),
+                    skips=skips,
+                    activation=stage.activation or spec.activation,
+                    experts=stage.experts,
+                    pools=skips and stage.shortcut == "pool" and stride > 1,
                 )
             )
             w_in = stage.width
@@ -95,7 +124,7 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
     >>> pads(224, 3, 2, "same"), pads(225, 3, 2, "same"), pads(224, 3, 2, "symmetric")
     ((0, 1), (1, 1), (1, 1))
     """
-    if padding == "symmetric":
+    if padding == "symmetric" and kernel % 2:
         return (kernel - 1) // 2, (kernel - 1) // 2
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -107,6 +136,6 @@ def out_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
     >>> out_size(225, 3, 2, "same"), out_size(225, 3, 2, "symmetric"), out_size(7, 5, 1, "same")
     (113, 113, 7)
     """
-    if padding == "same":
+    if padding == "same" or kernel % 2 == 0:
         return -(-size // stride)
     return (size + 2 * ((kernel - 1) // 2) - kernel) // stride + 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from phiscale.architecture.design import Design, Origin
 from phiscale.architecture.rounding import Rounding, round_depth, round_width
-from phiscale.architecture.spec import NetworkSpec, Stem
+from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import ArgumentError
 
 
@@ -55,7 +55,7 @@ def scale_spec(spec: NetworkSpec, *, depth: float = 1.0, width: float = 1.0, rou
     )
     if not how.ends:
         return replace(spec, stages=stages)
-    stem = Stem(widths=tuple(wide(w) for w in spec.stem.widths), kernel=spec.stem.kernel, stride=spec.stem.stride, pool=spec.stem.pool)
+    stem = replace(spec.stem, widths=tuple(wide(w) for w in spec.stem.widths))
     return replace(spec, stages=stages, stem=stem, head_width=wide(spec.head_width) if spec.head_width else 0)
 
 

@@ -15,6 +15,7 @@ from phiscale.errors import SpecError
 Kind = Literal["mbconv", "fused", "separable", "bottleneck"]
 Activation = Literal["silu", "relu", "relu6", "hardswish"]
 Padding = Literal["same", "symmetric"]
+Shortcut = Literal["conv", "pool"]
 
 MAX_WIDTH, MAX_DEPTH = 1 << 17, 1 << 12  # far above anything built; refuses typos before they are allocated
 
@@ -23,12 +24,14 @@ MAX_WIDTH, MAX_DEPTH = 1 << 17, 1 << 12  # far above anything built; refuses typ
 class Stem:
     """The first convolutions: one each of `widths`, the first with `kernel` and `stride`, later ones 3x3 stride 1.
 
-    `pool` adds a 3x3 max-pooling of stride 2 (ResNet).
+    `space_to_depth` adds a 2x2 convolution of stride 2 to four times the width (EfficientNet-X); `pool` adds a 3x3
+    max-pooling of stride 2 (ResNet).
     """
 
     widths: tuple[int, ...] = (32,)
     kernel: int = 3
     stride: int = 2
+    space_to_depth: bool = False
     pool: bool = False
 
     def __post_init__(self) -> None:
@@ -39,6 +42,7 @@ class Stem:
             check_int("stem", "widths", width, 1, MAX_WIDTH)
         _check_kernel("stem", self.kernel)
         check_int("stem", "stride", self.stride, 1, 4)
+        check_bool("stem", "space_to_depth", self.space_to_depth)
         check_bool("stem", "pool", self.pool)
 
 
@@ -47,8 +51,12 @@ class Stage:
     """`depth` blocks of one kind and `width` output channels; the first has the `stride`.
 
     expand  mbconv, fused: inner width over input width; bottleneck: inner width over output width; separable: unused (1)
+            (fused with 1: a single convolution, unless squeeze-excite stands between two)
     se      squeeze-excite width over block input width (bottleneck: over output width); 0 = none
     skip    whether blocks of equal input and output are residual
+    experts   mbconv: CondConv, each convolution a mixture of so many, chosen by each image's own routing; 0 = plain
+    activation  where it is not the network's
+    shortcut  bottleneck: how the shortcut of a strided block strides: its 1x1 convolution, or an average pool before it
     """
 
     kind: Kind
@@ -59,6 +67,9 @@ class Stage:
     expand: float = 1.0
     se: float = 0.0
     skip: bool = True
+    experts: int = 0
+    activation: Activation | None = None
+    shortcut: Shortcut = "conv"
 
     def __post_init__(self) -> None:
         where = "stage"  # whoever reads it from a file knows its number
@@ -70,15 +81,21 @@ class Stage:
         check_real(where, "expand", self.expand, 0.01, 64)
         check_real(where, "se", self.se, 0, 1)
         check_bool(where, "skip", self.skip)
+        check_int(where, "experts", self.experts, 0, 1024)
+        if self.activation is not None:
+            check_one_of(where, "activation", self.activation, get_args(Activation))
+        check_one_of(where, "shortcut", self.shortcut, get_args(Shortcut))
         # what has no effect is no fact
+        check(where, ok=self.kind == "mbconv" or not self.experts, say=f"only mbconv has experts, got {self.experts!r} in {self.kind}")
+        pools = self.shortcut == "pool"
+        check(where, ok=self.kind == "bottleneck" or not pools, say=f"only a bottleneck has a pooled shortcut, got {self.kind}")
         check(where, ok=self.kind != "separable" or self.expand == 1, say=f"a separable block has no expand, got {self.expand!r}")
-        one_conv = self.kind == "fused" and self.expand == 1
-        check(where, ok=not (one_conv and self.se), say=f"a fused block with expand 1 has no squeeze-excite, got se {self.se!r}")
 
 
 def _check_kernel(where: str, kernel: int) -> None:
     check_int(where, "kernel", kernel, 1, 31)
-    check(where, ok=kernel % 2 == 1, say=f"kernel must be odd, got {kernel} (same-size padding needs a centre)")
+    # 2 is EfficientNet-X's, after its space-to-depth convolution; it looks one pixel right and below
+    check(where, ok=kernel % 2 == 1 or kernel == 2, say=f"kernel must be odd, got {kernel} (same-size padding needs a centre)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

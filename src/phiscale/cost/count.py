@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from phiscale.architecture.design import Design
-from phiscale.architecture.plan import Block, blocks, feature_width, out_size
+from phiscale.architecture.plan import Block, blocks, feature_width, out_size, stem
 from phiscale.architecture.spec import NetworkSpec, Padding
 from phiscale.cost.memory import peak_bytes
 
@@ -65,12 +65,9 @@ def layers(spec: NetworkSpec, resolution: int | Size) -> tuple[LayerCost, ...]:
 
 
 def _layers(spec: NetworkSpec, size: Size) -> Iterator[LayerCost]:
-    w_in = spec.in_channels
-    for number, width in enumerate(spec.stem.widths):
-        kernel, stride = (spec.stem.kernel, spec.stem.stride) if number == 0 else (3, 1)
-        size = _after(size, kernel, stride, spec.padding)
-        yield _conv(f"stem.{number}.conv", w_in, width, kernel, size)
-        w_in = width
+    for conv in stem(spec):
+        size = _after(size, conv.kernel, conv.stride, spec.padding)
+        yield _conv(f"{conv.name}.conv", conv.w_in, conv.w_out, conv.kernel, size)
     if spec.stem.pool:
         size = _after(size, 3, 2, spec.padding)
     for block in blocks(spec):
@@ -85,14 +82,16 @@ def _layers(spec: NetworkSpec, size: Size) -> Iterator[LayerCost]:
 
 
 def _block(block: Block, before: Size, after: Size) -> Iterator[LayerCost]:
-    name, k = block.name, block.kernel
+    name, k, e = block.name, block.kernel, block.experts
     match block.kind:
         case "mbconv":
+            if e:
+                yield LayerCost(f"{name}.routing", "linear", block.w_in, e, (1, 1), (block.w_in + 1) * e, block.w_in * e)
             if block.expands:
-                yield _conv(f"{name}.expand.conv", block.w_in, block.w_mid, 1, before)
-            yield _depthwise(f"{name}.depthwise.conv", block.w_mid, k, after)
+                yield _conv(f"{name}.expand.conv", block.w_in, block.w_mid, 1, before, e)
+            yield _depthwise(f"{name}.depthwise.conv", block.w_mid, k, after, e)
             yield from _squeeze_excite(block, block.w_mid)
-            yield _conv(f"{name}.project.conv", block.w_mid, block.w_out, 1, after)
+            yield _conv(f"{name}.project.conv", block.w_mid, block.w_out, 1, after, e)
         case "fused":
             if block.expands:
                 yield _conv(f"{name}.expand.conv", block.w_in, block.w_mid, k, after)
@@ -117,14 +116,23 @@ def _after(size: Size, kernel: int, stride: int, padding: Padding) -> Size:
     return out_size(size[0], kernel, stride, padding), out_size(size[1], kernel, stride, padding)
 
 
-def _conv(name: str, w_in: int, w_out: int, kernel: int, size: Size) -> LayerCost:
-    weights = w_in * w_out * kernel * kernel
-    return LayerCost(name, f"conv {kernel}x{kernel}", w_in, w_out, size, weights + 2 * w_out, weights * size[0] * size[1])
+def _conv(name: str, w_in: int, w_out: int, kernel: int, size: Size, experts: int = 0) -> LayerCost:
+    params, macs = _weighed(w_in * w_out * kernel * kernel, size, experts)
+    return LayerCost(name, f"conv {kernel}x{kernel}{_of(experts)}", w_in, w_out, size, params + 2 * w_out, macs)
 
 
-def _depthwise(name: str, width: int, kernel: int, size: Size) -> LayerCost:
-    weights = width * kernel * kernel
-    return LayerCost(name, f"depthwise {kernel}x{kernel}", width, width, size, weights + 2 * width, weights * size[0] * size[1])
+def _depthwise(name: str, width: int, kernel: int, size: Size, experts: int = 0) -> LayerCost:
+    params, macs = _weighed(width * kernel * kernel, size, experts)
+    return LayerCost(name, f"depthwise {kernel}x{kernel}{_of(experts)}", width, width, size, params + 2 * width, macs)
+
+
+def _weighed(weights: int, size: Size, experts: int) -> tuple[int, int]:
+    """Params and multiply-adds of a kernel of so many weights; mixing one from `experts` takes a multiply-add for each of theirs."""
+    return weights * max(1, experts), weights * size[0] * size[1] + weights * experts
+
+
+def _of(experts: int) -> str:
+    return f" of {experts} experts" if experts else ""
 
 
 def _squeeze_excite(block: Block, width: int) -> Iterator[LayerCost]:

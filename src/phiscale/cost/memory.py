@@ -7,7 +7,7 @@ from the layer that writes it to the last that reads it, and a residual's input 
 import math
 
 from phiscale.architecture.layout import layout
-from phiscale.architecture.plan import Block, blocks, out_size
+from phiscale.architecture.plan import Block, blocks, out_size, stem
 from phiscale.architecture.spec import NetworkSpec
 
 Size = tuple[int, int]
@@ -26,10 +26,9 @@ def activation_bytes(spec: NetworkSpec, resolution: int | Size, batch: int = 1, 
     """Most bytes of activations alive at one time, the input image included while it is read."""
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     peak, alive = 0, spec.in_channels * height * width
-    for number, w_out in enumerate(spec.stem.widths):
-        kernel, stride = (spec.stem.kernel, spec.stem.stride) if number == 0 else (3, 1)
-        height, width = (out_size(side, kernel, stride, spec.padding) for side in (height, width))
-        peak, alive = max(peak, alive + w_out * height * width), w_out * height * width
+    for conv in stem(spec):
+        height, width = (out_size(side, conv.kernel, conv.stride, spec.padding) for side in (height, width))
+        peak, alive = max(peak, alive + conv.w_out * height * width), conv.w_out * height * width
     if spec.stem.pool:
         height, width = (out_size(side, 3, 2, spec.padding) for side in (height, width))
         peak, alive = max(peak, alive + spec.stem.widths[-1] * height * width), spec.stem.widths[-1] * height * width

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from phiscale.architecture.plan import Block
 from phiscale.architecture.spec import NetworkSpec
-from phiscale.nn.layers import DropPath, SqueezeExcite, activation, conv_norm_of
+from phiscale.nn.layers import DropPath, Routing, SqueezeExcite, activation, conv_norm_of
 
 
 def make_block(block: Block, spec: NetworkSpec, *, drop_path: float, bn_momentum: float) -> nn.Module:
@@ -28,26 +28,30 @@ def make_block(block: Block, spec: NetworkSpec, *, drop_path: float, bn_momentum
 
 
 class MBConv(nn.Module):
-    """Expand 1x1, depthwise kxk, squeeze-excite, project 1x1 (linear).   Source: arXiv 1801.04381, 1905.11946."""
+    """Expand 1x1, depthwise kxk, squeeze-excite, project 1x1 (linear); with experts all three are mixed for each image.
+
+    Source: arXiv 1801.04381, 1905.11946; experts: 1904.04971.
+    """
 
     def __init__(self, block: Block, spec: NetworkSpec, drop_path: float, bn_momentum: float) -> None:
         super().__init__()
         conv = conv_norm_of(spec, bn_momentum)
         b = block
-        self.expand = conv(b.w_in, b.w_mid, act=spec.activation) if b.expands else None
-        self.depthwise = conv(b.w_mid, b.w_mid, b.kernel, b.stride, b.w_mid, act=spec.activation)
-        self.se = SqueezeExcite(b.w_mid, b.w_se, spec.activation) if b.w_se else None
-        self.project = conv(b.w_mid, b.w_out, act=None)
+        self.routing = Routing(b.w_in, b.experts) if b.experts else None
+        self.expand = conv(b.w_in, b.w_mid, act=b.activation, experts=b.experts) if b.expands else None
+        self.depthwise = conv(b.w_mid, b.w_mid, b.kernel, b.stride, b.w_mid, act=b.activation, experts=b.experts)
+        self.se = SqueezeExcite(b.w_mid, b.w_se, b.activation) if b.w_se else None
+        self.project = conv(b.w_mid, b.w_out, act=None, experts=b.experts)
         self.drop_path = DropPath(drop_path) if b.skips else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
+        y, routing = x, () if self.routing is None else (self.routing(x),)
         if self.expand is not None:
-            y = self.expand(y)
-        y = self.depthwise(y)
+            y = self.expand(y, *routing)
+        y = self.depthwise(y, *routing)
         if self.se is not None:
             y = self.se(y)
-        y = self.project(y)
+        y = self.project(y, *routing)
         return y if self.drop_path is None else self.drop_path(y) + x
 
 
@@ -58,9 +62,9 @@ class FusedMBConv(nn.Module):
         super().__init__()
         conv = conv_norm_of(spec, bn_momentum)
         b = block
-        self.expand = conv(b.w_in, b.w_mid, b.kernel, b.stride, act=spec.activation) if b.expands else None
-        self.se = SqueezeExcite(b.w_mid, b.w_se, spec.activation) if b.w_se else None
-        self.project = conv(b.w_mid, b.w_out, act=None) if b.expands else conv(b.w_in, b.w_out, b.kernel, b.stride, act=spec.activation)
+        self.expand = conv(b.w_in, b.w_mid, b.kernel, b.stride, act=b.activation) if b.expands else None
+        self.se = SqueezeExcite(b.w_mid, b.w_se, b.activation) if b.w_se else None
+        self.project = conv(b.w_mid, b.w_out, act=None) if b.expands else conv(b.w_in, b.w_out, b.kernel, b.stride, act=b.activation)
         self.drop_path = DropPath(drop_path) if b.skips else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,9 +84,9 @@ class Separable(nn.Module):
         super().__init__()
         conv = conv_norm_of(spec, bn_momentum)
         b = block
-        self.depthwise = conv(b.w_in, b.w_in, b.kernel, b.stride, b.w_in, act=spec.activation)
-        self.se = SqueezeExcite(b.w_in, b.w_se, spec.activation) if b.w_se else None
-        self.project = conv(b.w_in, b.w_out, act=spec.activation)
+        self.depthwise = conv(b.w_in, b.w_in, b.kernel, b.stride, b.w_in, act=b.activation)
+        self.se = SqueezeExcite(b.w_in, b.w_se, b.activation) if b.w_se else None
+        self.project = conv(b.w_in, b.w_out, act=b.activation)
         self.drop_path = DropPath(drop_path) if b.skips else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,22 +98,26 @@ class Separable(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, kxk (with the stride), 1x1 (linear), squeeze-excite, shortcut, activation.   Source: arXiv 1512.03385; stride as in v1.5."""
+    """1x1, kxk (with the stride), 1x1 (linear), squeeze-excite, shortcut, activation.
+
+    Source: arXiv 1512.03385, stride as in v1.5; pooled shortcut: ResNet-D of 1812.01187.
+    """
 
     def __init__(self, block: Block, spec: NetworkSpec, drop_path: float, bn_momentum: float) -> None:
         super().__init__()
         conv = conv_norm_of(spec, bn_momentum)
         b = block
-        self.reduce = conv(b.w_in, b.w_mid, act=spec.activation)
-        self.spatial = conv(b.w_mid, b.w_mid, b.kernel, b.stride, act=spec.activation)
+        self.reduce = conv(b.w_in, b.w_mid, act=b.activation)
+        self.spatial = conv(b.w_mid, b.w_mid, b.kernel, b.stride, act=b.activation)
         self.expand = conv(b.w_mid, b.w_out, act=None)
-        self.se = SqueezeExcite(b.w_out, b.w_se, spec.activation) if b.w_se else None
-        self.shortcut = conv(b.w_in, b.w_out, 1, b.stride, act=None) if b.projects else nn.Identity()
+        self.se = SqueezeExcite(b.w_out, b.w_se, b.activation) if b.w_se else None
+        self.pool = nn.AvgPool2d(2, b.stride, ceil_mode=True) if b.pools else nn.Identity()
+        self.shortcut = conv(b.w_in, b.w_out, 1, 1 if b.pools else b.stride, act=None) if b.projects else nn.Identity()
         self.drop_path = DropPath(drop_path) if b.skips else None
-        self.act = activation(spec.activation)
+        self.act = activation(b.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(self.spatial(self.reduce(x)))
         if self.se is not None:
             y = self.se(y)
-        return self.act(y if self.drop_path is None else self.drop_path(y) + self.shortcut(x))
+        return self.act(y if self.drop_path is None else self.drop_path(y) + self.shortcut(self.pool(x)))

@@ -51,13 +51,48 @@ class Conv2d(nn.Conv2d):
     def pad(self, padding: Padding) -> None:
         """Pad so from now on."""
         # at stride 1 an odd kernel pads the same on both sides, which the convolution does itself
-        self.pads_itself = padding == "symmetric" or self.stride[0] == 1
+        self.pads_itself = (padding == "symmetric" or self.stride[0] == 1) and self.kernel_size[0] % 2 == 1
         edge = (self.kernel_size[0] - 1) // 2 if self.pads_itself else 0
         self.padding = (edge, edge)
         self._reversed_padding_repeated_twice = [edge] * 4  # torch keeps the padding a second time
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the base class names it so)
         return super().forward(input if self.pads_itself else pad_same(input, self.kernel_size[0], self.stride[0]))
+
+
+class CondConv2d(nn.Module):
+    """A convolution mixed from `experts` for each image: (B, w_in, H, W), (B, experts) -> (B, w_out, H', W').
+
+    Source: arXiv 1904.04971.
+    """
+
+    def __init__(self, w_in: int, w_out: int, kernel: int, stride: int, groups: int, padding: Padding, experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, w_out, w_in // groups, kernel, kernel))
+        self.stride, self.groups = stride, groups
+        self.pad(padding)
+
+    def pad(self, padding: Padding) -> None:
+        """Pad so from now on."""
+        self.padding = padding
+
+    def forward(self, x: Tensor, routing: Tensor) -> Tensor:
+        _, w_out, _, kernel, _ = self.weight.shape
+        edge = (kernel - 1) // 2
+        if self.padding == "same" or kernel % 2 == 0:
+            x, edge = pad_same(x, kernel, self.stride), 0
+        batch, w_in, height, width = x.shape
+        weight = (routing @ self.weight.flatten(1)).reshape(-1, *self.weight.shape[2:])  # (B * w_out, w_in / groups, k, k)
+        # images side by side, as groups of one convolution
+        y = F.conv2d(x.reshape(1, batch * w_in, height, width), weight, None, self.stride, edge, 1, batch * self.groups)
+        return y.reshape(batch, w_out, y.shape[2], y.shape[3])
+
+
+class Routing(nn.Linear):
+    """How much each image asks of each expert: (B, C, H, W) -> (B, experts), each in (0, 1)."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the base class names it so)
+        return super().forward(input.mean((2, 3))).sigmoid()
 
 
 class MaxPool(nn.Module):
@@ -92,14 +127,18 @@ class ConvNorm(nn.Module):
         padding: Padding,
         act: Activation | None,
         momentum: float,
+        experts: int = 0,
     ) -> None:
         super().__init__()
-        self.conv = Conv2d(w_in, w_out, kernel, stride, groups, padding)
+        if experts:
+            self.conv = CondConv2d(w_in, w_out, kernel, stride, groups, padding, experts)
+        else:
+            self.conv = Conv2d(w_in, w_out, kernel, stride, groups, padding)
         self.bn = nn.BatchNorm2d(w_out, eps=eps, momentum=momentum)
         self.act = activation(act) if act else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+    def forward(self, x: Tensor, *routing: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x, *routing)))
 
 
 def conv_norm_of(spec: NetworkSpec, momentum: float) -> partial[ConvNorm]:

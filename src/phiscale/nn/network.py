@@ -1,16 +1,15 @@
 """The whole network, read top to bottom. Its state_dict is `layout(spec)`; a test holds the two together."""
 
-import itertools
 import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from phiscale.architecture.plan import blocks, feature_width
+from phiscale.architecture.plan import blocks, feature_width, stem
 from phiscale.architecture.spec import NetworkSpec, Padding
 from phiscale.nn.blocks import make_block
-from phiscale.nn.layers import Conv2d, MaxPool, conv_norm_of
+from phiscale.nn.layers import CondConv2d, Conv2d, MaxPool, conv_norm_of
 
 
 class Network(nn.Module):
@@ -26,15 +25,8 @@ class Network(nn.Module):
         conv = conv_norm_of(spec, bn_momentum)
         plan = blocks(spec)
 
-        stem = spec.stem
-        widths = (spec.in_channels, *stem.widths)
-        self.stem = nn.Sequential(
-            *(
-                conv(w_in, w_out, stem.kernel if number == 0 else 3, stem.stride if number == 0 else 1, act=spec.activation)
-                for number, (w_in, w_out) in enumerate(itertools.pairwise(widths))
-            )
-        )
-        self.pool = MaxPool(spec.padding) if stem.pool else nn.Identity()
+        self.stem = nn.Sequential(*(conv(s.w_in, s.w_out, s.kernel, s.stride, act=spec.activation) for s in stem(spec)))
+        self.pool = MaxPool(spec.padding) if spec.stem.pool else nn.Identity()
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -56,7 +48,7 @@ class Network(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.eps = bn_eps
-            elif isinstance(part, Conv2d | MaxPool):
+            elif isinstance(part, Conv2d | CondConv2d | MaxPool):
                 part.pad(padding)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -84,6 +76,8 @@ def initialise(module: nn.Module) -> None:
                 part.weight.normal_(0, math.sqrt(2 / fan_out))
                 if part.bias is not None:
                     part.bias.zero_()
+            case CondConv2d():
+                part.weight.normal_(0, math.sqrt(2 / (part.weight[0, :, 0].numel() // part.groups)))
             case nn.Linear():
                 bound = 1 / math.sqrt(part.out_features)
                 part.weight.uniform_(-bound, bound)

@@ -10,7 +10,17 @@ from fnmatch import fnmatchcase
 from functools import cache
 from types import MappingProxyType
 
-from phiscale.architecture.catalog import efficientnet
+from phiscale.architecture.catalog import (
+    efficientnet,
+    efficientnet_condconv,
+    efficientnet_edgetpu,
+    efficientnet_v2,
+    efficientnet_x,
+    mnasnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    resnet,
+)
 from phiscale.architecture.catalog.row import Row
 from phiscale.architecture.design import Design
 from phiscale.errors import UnknownNetworkError
@@ -18,10 +28,23 @@ from phiscale.errors import UnknownNetworkError
 __all__ = ["Row", "design", "list_networks", "row", "rows"]
 
 
+PAPERS = (
+    efficientnet,
+    efficientnet_edgetpu,
+    efficientnet_condconv,
+    efficientnet_v2,
+    efficientnet_x,
+    mobilenet_v1,
+    mobilenet_v2,
+    mnasnet,
+    resnet,
+)
+
+
 @cache
 def rows() -> Mapping[str, Row]:
-    """All published networks by name, in the order of their papers."""
-    return MappingProxyType({row.name: row for row in (*efficientnet.ROWS,)})
+    """All published networks by name: EfficientNets first, then the networks that their paper compares itself with."""
+    return MappingProxyType({row.name: row for paper in PAPERS for row in paper.ROWS})
 
 
 def list_networks(pattern: str = "*") -> list[str]:

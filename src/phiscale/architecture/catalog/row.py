@@ -12,6 +12,7 @@ class Row:
 
     params      the published count, an integer that a test holds the spec to
     top1        ImageNet-1k percent, as `source` reports it (None: not published)
+    train_resolution   where the authors trained smaller than they tested; else the design's
     dropout, drop_path, bn_momentum   recipe defaults; bn_momentum in torch's sense (1 - TF's decay)
     """
 
@@ -22,6 +23,7 @@ class Row:
     top1: float | None
     source: str
     preprocess: Preprocess
+    train_resolution: int | None = None
     dropout: float = 0.2
     drop_path: float = 0.2
     bn_momentum: float = 0.01
