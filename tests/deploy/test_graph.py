@@ -11,10 +11,10 @@ import torch
 
 from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design as published
-from phiscale.architecture.catalog import list_networks
+from phiscale.architecture.catalog import rows
 from phiscale.deploy.fold import folded
 from phiscale.deploy.graph import graph, random_weights, to_onnx
-from phiscale.errors import WeightsError
+from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
 
 RTOL = 2e-5  # of the largest logit; float32 re-association over up to 60 layers; seen 3e-6
@@ -63,7 +63,7 @@ def off(got: np.ndarray, want: np.ndarray) -> float:
 def tiny(kind: str, *, resolution: int = 33, **changes: object) -> Design:
     """Two stages of one kind at an odd size, so that same-padding is lopsided; the second block of each is residual."""
     stages = (
-        Stage(kind=kind, depth=2, width=16, kernel=3, stride=2, expand=4, se=0.25),
+        Stage(kind=kind, depth=2, width=16, kernel=3, stride=2, expand=1 if kind == "separable" else 4, se=0.25),
         Stage(kind=kind, depth=2, width=24, kernel=5, stride=1, expand=1, se=0.0),
     )
     spec = NetworkSpec(stages=stages, stem=Stem(widths=(8,)), head_width=32, num_classes=10)
@@ -88,6 +88,10 @@ def test_every_kind_of_block_gives_the_modules_logits_in_both_runtimes(kind: str
     [
         {"stem": Stem(widths=(8, 8, 12), kernel=7, stride=2, pool=True)},
         {"stem": Stem(widths=(8,), kernel=3, stride=4)},
+        {"stem": Stem(widths=(8,), space_to_depth=True, pool=True), "padding": "symmetric"},
+        {"stages": (Stage(kind="bottleneck", depth=2, width=16, stride=2, expand=0.25, shortcut="pool"),)},
+        {"stages": (Stage(kind="fused", depth=2, width=8, stride=1, expand=1, se=0.25, activation="relu"),)},
+        {"stages": (Stage(kind="mbconv", depth=2, width=8, kernel=2, expand=1, se=0.25, activation="hardswish"),)},
         {"head_width": 0},
         {"in_channels": 1},
         {"stages": (Stage(kind="bottleneck", depth=2, width=16, stride=3, expand=0.25, skip=False),)},
@@ -102,13 +106,24 @@ def test_odd_specs_give_the_modules_logits(changes: dict[str, object]) -> None:
     assert off(run_ort(to_onnx(design, state_of(module)), x)[0], want) < RTOL
 
 
-@pytest.mark.parametrize("name", [name for name in list_networks() if published(name).spec.head_width < 4000])
-def test_every_published_network_gives_the_modules_logits(name: str) -> None:
+def smallest_of_each_family() -> list[str]:
+    ours = sorted((row.params, row.family, name) for name, row in rows().items() if not any(s.experts for s in row.design.spec.stages))
+    return [*{family: name for _, family, name in reversed(ours)}.values(), "seresnet50", "xresnet50"]
+
+
+@pytest.mark.parametrize("name", smallest_of_each_family())
+def test_every_published_family_gives_the_modules_logits(name: str) -> None:
     design = published(name).at(40)
     module, x = network(design.spec), images(design, 1)
     with torch.no_grad():
         want = module(torch.from_numpy(x)).numpy()
     assert off(run_ort(to_onnx(design, state_of(module)), x)[0], want) < RTOL
+
+
+def test_mixed_convolutions_are_refused_by_name() -> None:
+    spec = NetworkSpec(stages=(Stage(kind="mbconv", depth=1, width=8), Stage(kind="mbconv", depth=1, width=8, experts=4)))
+    with pytest.raises(ArgumentError, match="stage 2: experts = 4"):
+        to_onnx(Design(spec=spec, resolution=32), state_of(network(spec)))
 
 
 def test_batch_is_free_or_fixed() -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from phiscale.architecture.design import Design
 from phiscale.architecture.layout import layout
-from phiscale.architecture.plan import Block, blocks, feature_width, out_size, pads
+from phiscale.architecture.plan import Block, blocks, feature_width, out_size, pads, stem
 from phiscale.architecture.spec import Activation, NetworkSpec
 from phiscale.deploy.fold import folded
 from phiscale.version import VERSION
@@ -49,12 +49,10 @@ def graph(
 ) -> onnx.ModelProto:
     """`to_onnx` from weights that are folded already."""
     spec, writer = design.spec, _Writer(design, weights)
-    stem = spec.stem
     x = "image"
-    for number in range(len(stem.widths)):
-        kernel, stride = (stem.kernel, stem.stride) if number == 0 else (3, 1)
-        x = writer.conv(x, f"stem.{number}", kernel, stride, act=spec.activation)
-    if stem.pool:
+    for conv in stem(spec):
+        x = writer.conv(x, conv.name, conv.kernel, conv.stride, act=spec.activation)
+    if spec.stem.pool:
         x = writer.max_pool(x)
     for block in blocks(spec):
         x = _block(writer, x, block)
@@ -105,7 +103,7 @@ def random_weights(spec: NetworkSpec, *, seed: int = 0) -> dict[str, NDArray[np.
 
 
 def _block(writer: "_Writer", x: str, block: Block) -> str:
-    b, name, act, source = block, block.name, writer.spec.activation, x
+    b, name, act, source = block, block.name, block.activation, x
     match block.kind:
         case "mbconv":
             if b.expands:
@@ -130,9 +128,11 @@ def _block(writer: "_Writer", x: str, block: Block) -> str:
             x = writer.conv(x, f"{name}.spatial", b.kernel, b.stride, act=act)
             x = writer.conv(x, f"{name}.expand")
             x = _squeeze_excite(writer, x, b)
-            if b.skips and (b.stride > 1 or b.w_in != b.w_out):
+            if b.projects:
                 writer.size = before  # the shortcut reads the block's input
-                source = writer.conv(source, f"{name}.shortcut", 1, b.stride)
+                if b.pools:
+                    source = writer.average_pool(source, f"{name}.pool", b.stride)
+                source = writer.conv(source, f"{name}.shortcut", 1, 1 if b.pools else b.stride)
             x = writer.node("Add", x, source, name=f"{name}.add") if b.skips else x
             return writer.activate(x, f"{name}.act", act)
         case _:
@@ -146,7 +146,7 @@ def _squeeze_excite(writer: "_Writer", x: str, block: Block) -> str:
     name = f"{block.name}.se"
     gate = writer.node("GlobalAveragePool", x, name=f"{name}.mean")
     gate = writer.node("Conv", gate, *writer.weights_of(f"{name}.reduce"), name=f"{name}.reduce")
-    gate = writer.activate(gate, f"{name}.act", writer.spec.activation)
+    gate = writer.activate(gate, f"{name}.act", block.activation)
     gate = writer.node("Conv", gate, *writer.weights_of(f"{name}.expand"), name=f"{name}.expand")
     return writer.node("Mul", x, writer.node("Sigmoid", gate, name=f"{name}.gate"), name=f"{name}.scale")
 
@@ -191,8 +191,14 @@ class _Writer:
         return self.activate(x, f"{name}.act", act) if act else x
 
     def max_pool(self, x: str) -> str:
-        self.size = out_size(self.size, 3, 2, "symmetric")
-        return self.node("MaxPool", x, name="stem.pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        before, after = pads(self.size, 3, 2, self.spec.padding)
+        self.size = out_size(self.size, 3, 2, self.spec.padding)
+        return self.node("MaxPool", x, name="stem.pool", kernel_shape=[3, 3], strides=[2, 2], pads=[before, before, after, after])
+
+    def average_pool(self, x: str, name: str, stride: int) -> str:
+        after = max((out_size(self.size, 2, stride, "same") - 1) * stride + 2 - self.size, 0)  # what lies outside doesn't count
+        self.size = out_size(self.size, 2, stride, "same")
+        return self.node("AveragePool", x, name=name, kernel_shape=[2, 2], strides=[stride, stride], pads=[0, 0, after, after])
 
     def activate(self, x: str, name: str, act: Activation) -> str:
         match act:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from phiscale.architecture.plan import Block
 from phiscale.architecture.spec import NetworkSpec
-from phiscale.nn.layers import DropPath, Routing, SqueezeExcite, activation, conv_norm_of
+from phiscale.nn.layers import DropPath, Routing, SqueezeExcite, activation, conv_norm_of, mixed_conv_norm_of
 
 
 def make_block(block: Block, spec: NetworkSpec, *, drop_path: float, bn_momentum: float) -> nn.Module:
@@ -35,13 +35,13 @@ class MBConv(nn.Module):
 
     def __init__(self, block: Block, spec: NetworkSpec, drop_path: float, bn_momentum: float) -> None:
         super().__init__()
-        conv = conv_norm_of(spec, bn_momentum)
         b = block
+        conv = mixed_conv_norm_of(spec, bn_momentum, b.experts) if b.experts else conv_norm_of(spec, bn_momentum)
         self.routing = Routing(b.w_in, b.experts) if b.experts else None
-        self.expand = conv(b.w_in, b.w_mid, act=b.activation, experts=b.experts) if b.expands else None
-        self.depthwise = conv(b.w_mid, b.w_mid, b.kernel, b.stride, b.w_mid, act=b.activation, experts=b.experts)
+        self.expand = conv(b.w_in, b.w_mid, act=b.activation) if b.expands else None
+        self.depthwise = conv(b.w_mid, b.w_mid, b.kernel, b.stride, b.w_mid, act=b.activation)
         self.se = SqueezeExcite(b.w_mid, b.w_se, b.activation) if b.w_se else None
-        self.project = conv(b.w_mid, b.w_out, act=None, experts=b.experts)
+        self.project = conv(b.w_mid, b.w_out, act=None)
         self.drop_path = DropPath(drop_path) if b.skips else None
 
     def forward(self, x: Tensor) -> Tensor:

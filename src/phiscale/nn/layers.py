@@ -127,23 +127,50 @@ class ConvNorm(nn.Module):
         padding: Padding,
         act: Activation | None,
         momentum: float,
-        experts: int = 0,
     ) -> None:
         super().__init__()
-        if experts:
-            self.conv = CondConv2d(w_in, w_out, kernel, stride, groups, padding, experts)
-        else:
-            self.conv = Conv2d(w_in, w_out, kernel, stride, groups, padding)
+        self.conv = Conv2d(w_in, w_out, kernel, stride, groups, padding)
         self.bn = nn.BatchNorm2d(w_out, eps=eps, momentum=momentum)
         self.act = activation(act) if act else nn.Identity()
 
-    def forward(self, x: Tensor, *routing: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x, *routing)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+class MixedConvNorm(nn.Module):
+    """ConvNorm of a convolution mixed from experts: (B, w_in, H, W), (B, experts) -> (B, w_out, H', W')."""
+
+    def __init__(
+        self,
+        w_in: int,
+        w_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        eps: float,
+        padding: Padding,
+        act: Activation | None,
+        momentum: float,
+        experts: int,
+    ) -> None:
+        super().__init__()
+        self.conv = CondConv2d(w_in, w_out, kernel, stride, groups, padding, experts)
+        self.bn = nn.BatchNorm2d(w_out, eps=eps, momentum=momentum)
+        self.act = activation(act) if act else nn.Identity()
+
+    def forward(self, x: Tensor, routing: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x, routing)))
 
 
 def conv_norm_of(spec: NetworkSpec, momentum: float) -> partial[ConvNorm]:
     """ConvNorm with what the whole network shares filled in."""
     return partial(ConvNorm, eps=spec.bn_eps, padding=spec.padding, momentum=momentum)
+
+
+def mixed_conv_norm_of(spec: NetworkSpec, momentum: float, experts: int) -> partial[MixedConvNorm]:
+    """MixedConvNorm with what the whole network shares filled in."""
+    return partial(MixedConvNorm, eps=spec.bn_eps, padding=spec.padding, momentum=momentum, experts=experts)
 
 
 class SqueezeExcite(nn.Module):

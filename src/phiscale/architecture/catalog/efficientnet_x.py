@@ -1,9 +1,9 @@
 """EfficientNet-X and -H: a learned space-to-depth convolution and fused stages, for TPUs and GPUs.
 
 Source: coefficients of tensorflow/tpu models/official/efficientnet/tpu/efficientnet_x_builder.py (arXiv 2102.05610); the
-network as timm builds it (1.0.31, `_gen_efficientnet_x`: SiLU, ReLU in fused stages, eps 1e-5, symmetric padding) and trained X-B5 and H-B5,
-because no weights of the reference's own build were published. The reference differs from it in the kernel and
-squeeze-excite of the blocks around the space-to-depth, in activations, and in wider squeeze-excite for B0 and B1.
+network as timm builds it (1.0.31, `_gen_efficientnet_x`: SiLU but ReLU in fused stages, eps 1e-5, symmetric padding) and
+trained X-B5 and H-B5, because no weights of the reference's own build were published. The reference differs from it in the
+kernel and squeeze-excite of blocks around the space-to-depth, in activations, and in wider squeeze-excite for B0 and B1.
 """
 
 from dataclasses import replace
