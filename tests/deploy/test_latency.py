@@ -14,6 +14,7 @@ from phiscale.architecture import Design, NetworkSpec, Stage, scale
 from phiscale.architecture.catalog import design as published
 from phiscale.cost import Budget, cost, fit_budget
 from phiscale.cost.budget import largest_phi
+from phiscale.deploy import latency
 from phiscale.deploy.graph import graph, random_weights, to_onnx
 from phiscale.deploy.latency import LatencyStats, Setting, bench, interleaved, measure, setting
 from phiscale.deploy.latency_budget import CLOSE, HEADROOM, MOST, fit_latency, fit_table, measured_in, search_latency, write_table
@@ -105,6 +106,12 @@ def test_candidates_take_turns() -> None:
     interleaved([lambda: (time.sleep(0.02), order.append(0)), lambda: (time.sleep(0.02), order.append(1))], seconds=0.15)
     turns = [number for number, _ in groupby(order[2:])]  # after the first calls, which don't count
     assert turns[:4] == [0, 1, 0, 1]
+
+
+def test_a_crowded_machine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "PATIENCE", 0.05)
+    (times,) = interleaved([lambda: time.sleep(0.03)], seconds=0.001)
+    assert 1 < len(times) < latency.FEWEST
 
 
 def test_a_real_fit_on_this_machine_remembers_its_measurements(tmp_path: Path) -> None:

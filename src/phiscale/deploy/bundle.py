@@ -33,7 +33,7 @@ def export_bundle(
     labels: Sequence[str],
     temperature: float = 1.0,
     reference: NDArray[np.float32] | None = None,
-    seconds: float = 0.5,
+    seconds: float = 0.3,
 ) -> Path:
     """Write the folder `out` and return it. A bundle that is there is replaced; anything else is not.
 

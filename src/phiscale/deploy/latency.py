@@ -18,7 +18,8 @@ from phiscale.runtime.engines import Engine, Precision, available_threads, choos
 
 Measurable = Design | Bundle | str | Path  # a design is measured with random weights, which run as fast as any
 SLICE = 0.05  # seconds that a candidate runs before the next has its turn
-FEWEST = 5  # calls of each candidate, however slow
+FEWEST = 5  # calls of each candidate, unless they take longer than `PATIENCE` in all
+PATIENCE = 2.0  # seconds, or twice what was asked: a crowded machine must not keep anyone waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,19 +114,21 @@ def interleaved(calls: list[Callable[[], object]], *, seconds: float) -> list[li
     for call in calls:
         call()
     times: list[list[float]] = [[] for _ in calls]
-    while True:
-        unfinished = [number for number, own in enumerate(times) if len(own) < FEWEST or sum(own) < seconds]
-        if not unfinished:
-            return times
+
+    def finished(own: list[float]) -> bool:
+        return sum(own) >= (seconds if len(own) >= FEWEST else max(PATIENCE, 2 * seconds))
+
+    while unfinished := [number for number, own in enumerate(times) if not finished(own)]:
         for number in unfinished:
-            if len(calls) > 1:
-                calls[number]()  # the caches still hold the candidate before
+            if len(calls) > 1 and (not times[number] or times[number][-1] < SLICE):
+                calls[number]()  # the caches still hold the candidate before, which a long call doesn't notice
             turn = 0.0
             while turn < min(SLICE, seconds):
                 start = time.perf_counter()
                 calls[number]()
                 times[number].append(time.perf_counter() - start)
                 turn += times[number][-1]
+    return times
 
 
 def _stats(times: list[float], where: Setting) -> LatencyStats:
