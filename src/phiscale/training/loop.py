@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -144,9 +144,7 @@ class _Training:
         body = [p for name, p in self.network.named_parameters() if p.requires_grad and not name.startswith("classifier.")]
         rate = self.recipe.learning_rate
         groups = [{"params": body, "lr": rate * self.recipe.body_rate}, {"params": head, "lr": rate}]
-        optimizer = torch.optim.SGD(
-            groups, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0, weight_decay=self.recipe.weight_decay
-        )
+        optimizer = make_optimizer(self.recipe, groups)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.ema = Ema(self.network, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
@@ -276,6 +274,17 @@ class _Training:
         self.best = _Best(**saved["best"])
         self.epoch, self.step, self.sums = saved["epoch"], saved["step"], saved["sums"]
         self.rows, self.timings = saved["rows"], saved["timings"]
+
+
+def make_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    match recipe.optimizer:
+        case "sgd":
+            nesterov = recipe.momentum > 0
+            return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, weight_decay=recipe.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
+        case _:
+            assert_never(recipe.optimizer)
 
 
 def to_input(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:

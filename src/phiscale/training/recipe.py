@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from phiscale.architecture.spec import build
 from phiscale.data.transform import Augment
@@ -14,6 +14,7 @@ from phiscale.errors import ArgumentError
 class Recipe:
     """Everything that decides a training but the network, the images and the seed.
 
+    optimizer      sgd: with Nesterov momentum; adamw: decoupled weight decay, betas (momentum, 0.999)
     learning_rate  of the classifier at its highest; the body learns at body_rate times that
     warmup         share of all steps in which the rate rises; then it falls along a cosine to zero (one cycle)
     probe          start from a linear probe on frozen features, and keep it if nothing after it is better
@@ -24,6 +25,7 @@ class Recipe:
     """
 
     name: str
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     epochs: int = 4
     batch: int = 16
     learning_rate: float = 0.01
@@ -62,6 +64,8 @@ class Recipe:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
                 raise ArgumentError(f"recipe: {name} must be between {low:g} and {high:g}, got {value!r}")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ArgumentError(f"recipe: optimizer must be sgd or adamw, got {self.optimizer!r}")
         if self.epochs == 0 and not self.probe:
             raise ArgumentError("recipe: 0 epochs and no probe would train nothing; raise --epochs")
 
