@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import shlex
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,7 @@ from phiscale.jobs.run import (
 )
 from phiscale.jobs.watch import Watcher
 from phiscale.report import write_card, write_report
+from phiscale.runtime.image import printable
 from phiscale.runtime.machine import machine
 from phiscale.runtime.transform import normalise
 from phiscale.training import RECIPES, Recipe, Scores, evaluate, train
@@ -66,6 +68,18 @@ class Asked:
     seed: int = 0
     threads: int | None = None
     workers: int = 0
+
+    @property
+    def command(self) -> str:
+        """The command that asks the same."""
+        words = ["phiscale", "fit", shlex.quote(printable(self.images))]
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if part.name == "images" or value == part.default:
+                continue
+            option = "--" + part.name.replace("_", "-")
+            words += ["--no-flip" if value is False else "--flip"] if part.name == "flip" else [option, shlex.quote(str(value))]
+        return " ".join(words)
 
 
 def fit(
@@ -206,7 +220,7 @@ class _Fit:
     def check(self, found: ImageSet) -> None:
         if found.skipped:
             first = found.skipped[0]
-            self.watch.say(f"left out {len(found.skipped)} files that can't be used, e.g. {first.path.name}: {first.message}")
+            self.watch.say(f"left out {len(found.skipped)} files that can't be used, e.g. {printable(first.path.name)}: {first.message}")
         if self.resumed is not None and self.resumed.get("data", {}).get("fingerprint") != fingerprint(found):
             raise RunError(
                 f"the images of {self.asked.images} are no longer those that {self.folder} was started on; start again in another folder"
@@ -224,7 +238,7 @@ class _Fit:
             "phiscale": VERSION,
             "status": "running",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": f"phiscale fit {self.asked.images}",
+            "command": self.asked.command,
             "asked": {
                 "images": self.asked.images,
                 "network": self.asked.network,

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def load(folder: Path) -> dict[str, Any] | None:
         except (OSError, ValueError):
             continue
         if isinstance(expected, dict) and hashlib.sha256(content).hexdigest() == expected.get("sha256"):
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            try:
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError):  # the right sum of something else
+                continue
     if sums:
-        raise RunError(f"all {len(sums)} checkpoints in {folder} are broken (their SHA-256 differs); start again in another folder")
+        raise RunError(f"all {len(sums)} checkpoints in {folder} are broken or no checkpoints of phiscale; start again in another folder")
     return None

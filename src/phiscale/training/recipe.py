@@ -25,14 +25,14 @@ class Recipe:
     """
 
     name: str
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
     epochs: int = 4
     batch: int = 16
-    learning_rate: float = 0.01
-    body_rate: float = 0.1
+    learning_rate: float = 1e-3
+    body_rate: float = 0.3
     warmup: float = 0.2
     momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.02
     label_smoothing: float = 0.1
     ema_decay: float = 0.98
     probe: bool = True
@@ -94,29 +94,21 @@ class Recipe:
 
 
 def finetune(images: int) -> Recipe:
-    """Start from pretrained weights: a linear probe first, then all layers at a tenth of the classifier's rate.
+    """Start from pretrained weights: a linear probe first, then all layers, the body at three tenths of the classifier's rate.
 
-    images: how many there are to train on. Few (below 1,000) move little and keep the batch norms' statistics; more may
-    move further, and the statistics are measured anew first.
+    images: how many there are to train on. Batch norms keep their statistics and count as part of their convolutions. Of few
+    images (below 1,000) the first stages keep their weights too: they are general, and cost the most.
     """
     if images < 1000:
-        return Recipe(name="finetune", epochs=4, batch=12, learning_rate=0.008, body_rate=0.1, ema_decay=0.98, frozen_stages=2)
-    return Recipe(
-        name="finetune",
-        epochs=6,
-        batch=32,
-        learning_rate=0.02,
-        body_rate=0.5,
-        ema_decay=0.995,
-        adapt_norms=True,
-        augment=Augment(scale=(0.35, 1.0)),
-    )
+        return Recipe(name="finetune", epochs=4, batch=12, learning_rate=5e-4, frozen_stages=2)
+    return Recipe(name="finetune", epochs=6, batch=32, ema_decay=0.99)
 
 
 def scratch(images: int) -> Recipe:
     """Start from random weights: one cycle with a high rate (super-convergence, arXiv 1708.07120), norms learning, drop-path."""
     return Recipe(
         name="scratch",
+        optimizer="sgd",
         epochs=40 if images < 20_000 else 20,
         batch=32 if images < 20_000 else 64,
         learning_rate=0.1,
