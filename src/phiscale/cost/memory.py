@@ -1,13 +1,14 @@
-"""Peak memory of inference by liveness over the folded graph.
+"""Memory: of inference by liveness over the folded graph, of training by what the backward pass keeps.
 
-Batch norms are folded into their convolutions and activations run in place, as every runtime here does; a tensor lives
-from the layer that writes it to the last that reads it, and a residual's input lives until the addition.
+Batch norms are folded into their convolutions; activations, gates and residual sums overwrite their input, and padding is
+the convolution's own, as in every runtime here. A tensor lives from the operator that writes it to the last that reads it.
 """
 
 import math
+from typing import assert_never
 
 from phiscale.architecture.layout import layout
-from phiscale.architecture.plan import Block, blocks, out_size, stem
+from phiscale.architecture.plan import Block, blocks, feature_width, out_size, stem
 from phiscale.architecture.spec import NetworkSpec
 
 Size = tuple[int, int]
@@ -23,43 +24,115 @@ def weight_bytes(spec: NetworkSpec, bytes_each: int = 4) -> int:
 
 
 def activation_bytes(spec: NetworkSpec, resolution: int | Size, batch: int = 1, bytes_each: int = 4) -> int:
-    """Most bytes of activations alive at one time, the input image included while it is read."""
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
-    peak, alive = 0, spec.in_channels * height * width
-    for conv in stem(spec):
-        height, width = (out_size(side, conv.kernel, conv.stride, spec.padding) for side in (height, width))
-        peak, alive = max(peak, alive + conv.w_out * height * width), conv.w_out * height * width
-    if spec.stem.pool:
-        height, width = (out_size(side, 3, 2, spec.padding) for side in (height, width))
-        peak, alive = max(peak, alive + spec.stem.widths[-1] * height * width), spec.stem.widths[-1] * height * width
-    for block in blocks(spec):
-        before = height * width
-        height, width = (out_size(side, block.kernel, block.stride, spec.padding) for side in (height, width))
-        peak = max(peak, _block_peak(block, before, height * width))
-        alive = block.w_out * height * width
-    if spec.head_width:
-        peak = max(peak, alive + spec.head_width * height * width)
-    return peak * batch * bytes_each
-
-
-def _block_peak(block: Block, before: int, after: int) -> int:
-    """Most numbers alive inside one block of `before` input and `after` output pixels."""
-    source, out = block.w_in * before, block.w_out * after
-    kept = source if block.skips else 0  # a residual's input waits for the addition
-    match block.kind:
-        case "mbconv" | "separable":
-            wide, narrow = block.w_mid * before, block.w_mid * after
-            if not block.expands:
-                return max(source + narrow, kept + narrow + out)
-            return max(source + wide, kept + wide + narrow, kept + narrow + out)
-        case "fused":
-            narrow = block.w_mid * after
-            return max(source + narrow, kept + narrow + out) if block.expands else source + out
-        case "bottleneck":
-            wide, narrow = block.w_mid * before, block.w_mid * after
-            return max(source + wide, source + wide + narrow, source + narrow + out, (source + out if block.projects else kept) + out)
+    """Most bytes of activations alive at one time, the input images included while they are read."""
+    return _graph(spec, resolution).peak() * batch * bytes_each
 
 
 def peak_bytes(spec: NetworkSpec, resolution: int | Size, batch: int = 1, bytes_each: int = 4) -> int:
     """Weights plus live activations of the folded network, in bytes."""
     return weight_bytes(spec, bytes_each) + activation_bytes(spec, resolution, batch, bytes_each)
+
+
+class _Graph:
+    """Operators in order of execution: the numbers that each writes for one image, and which tensors it reads."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+        self.read: list[tuple[int, ...]] = []
+
+    def op(self, numbers: int, *inputs: int) -> int:
+        """A new tensor. `numbers` 0: an operator that overwrites an input."""
+        self.written.append(numbers)
+        self.read.append(inputs)
+        return len(self.written) - 1
+
+    def peak(self) -> int:
+        last = {tensor: step for step, inputs in enumerate(self.read) for tensor in inputs}
+        most = alive = 0
+        for step, numbers in enumerate(self.written):
+            alive += numbers
+            most = max(most, alive)
+            for tensor in set(self.read[step]):
+                if last[tensor] == step:
+                    alive -= self.written[tensor]
+        return most
+
+
+def _graph(spec: NetworkSpec, resolution: int | Size) -> _Graph:
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    graph = _Graph()
+    x = graph.op(spec.in_channels * height * width)
+
+    def after(kernel: int, stride: int) -> int:
+        nonlocal height, width
+        height, width = out_size(height, kernel, stride, spec.padding), out_size(width, kernel, stride, spec.padding)
+        return height * width
+
+    for conv in stem(spec):
+        x = graph.op(conv.w_out * after(conv.kernel, conv.stride), x)
+    if spec.stem.pool:
+        x = graph.op(stem(spec)[-1].w_out * after(3, 2), x)
+    for block in blocks(spec):
+        x = _block(graph, x, block, height * width, after(block.kernel, block.stride))
+    if spec.head_width:
+        x = graph.op(spec.head_width * height * width, x)
+    x = graph.op(feature_width(spec), x)
+    if spec.num_classes:
+        graph.op(spec.num_classes, x)
+    return graph
+
+
+def _block(graph: _Graph, source: int, block: Block, before: int, after: int) -> int:
+    b, x = block, source
+    match b.kind:
+        case "mbconv":
+            if b.experts:
+                return _mixed(graph, source, b, before, after)
+            if b.expands:
+                x = graph.op(b.w_mid * before, x)
+            x = graph.op(b.w_mid * after, x)
+            _gate(graph, x, b, b.w_mid)
+            x = graph.op(b.w_out * after, x)
+        case "fused":
+            if b.expands:
+                x = graph.op(b.w_mid * after, x)
+            _gate(graph, x, b, b.w_mid)
+            x = graph.op(b.w_out * after, x)
+        case "separable":
+            x = graph.op(b.w_in * after, x)
+            _gate(graph, x, b, b.w_in)
+            x = graph.op(b.w_out * after, x)
+        case "bottleneck":
+            x = graph.op(b.w_mid * before, x)
+            x = graph.op(b.w_mid * after, x)
+            x = graph.op(b.w_out * after, x)
+            _gate(graph, x, b, b.w_out)
+            if b.pools:
+                source = graph.op(b.w_in * after, source)
+            if b.projects:
+                source = graph.op(b.w_out * after, source)
+        case _:
+            assert_never(b.kind)
+    if b.skips:
+        graph.op(0, x, source)
+    return x
+
+
+def _mixed(graph: _Graph, source: int, b: Block, before: int, after: int) -> int:
+    """An mbconv with experts: each convolution first writes its own weights for each image."""
+    routing = graph.op(b.experts, graph.op(b.w_in, source))
+    x = source
+    if b.expands:
+        x = graph.op(b.w_mid * before, x, graph.op(b.w_in * b.w_mid, routing))
+    x = graph.op(b.w_mid * after, x, graph.op(b.w_mid * b.kernel**2, routing))
+    _gate(graph, x, b, b.w_mid)
+    x = graph.op(b.w_out * after, x, graph.op(b.w_mid * b.w_out, routing))
+    if b.skips:
+        graph.op(0, x, source)
+    return x
+
+
+def _gate(graph: _Graph, x: int, block: Block, width: int) -> None:
+    """Squeeze-excite: mean, two small convolutions, and the product in place."""
+    if block.w_se:
+        graph.op(0, x, graph.op(width, graph.op(block.w_se, graph.op(width, x))))
