@@ -1,5 +1,6 @@
 """The same numbers as in training, on any labelled images, from a run (PyTorch) or a bundle (its runtime)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,14 @@ class Evaluation:
             "skipped": len(self.skipped),
             "runtime": self.runtime,
             "classes": per_class,
+            "confusions": self.confusions(),
         }
+
+    def confusions(self) -> list[dict[str, Any]]:
+        """Which class was taken for which other one, and how often; the most frequent first."""
+        predicted, true = self.scores.logits.argmax(1).tolist(), self.scores.labels.tolist()
+        pairs = Counter((label, said) for label, said in zip(true, predicted, strict=True) if label != said)
+        return [{"label": self.labels[label], "predicted": self.labels[said], "n": n} for (label, said), n in pairs.most_common()]
 
 
 def calibration_error(scored: Scores, bins: int = 15) -> float:

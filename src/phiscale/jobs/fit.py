@@ -263,6 +263,7 @@ class _Fit:
             },
         }
         self.write_about()
+        self.watch.began(self.folder)
 
     def weights_about(self, design: Design) -> dict[str, Any] | None:
         weights = self.weights_or_none()

@@ -1,0 +1,7 @@
+"""python -m phiscale: the command line."""
+
+import sys
+
+from phiscale.cli import main
+
+sys.exit(main())

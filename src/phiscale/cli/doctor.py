@@ -1,0 +1,45 @@
+"""phiscale doctor"""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from phiscale.cli.console import emit, emit_json
+from phiscale.cli.options import Json
+from phiscale.runtime.engines import RUNTIMES, installed
+from phiscale.runtime.machine import machine
+from phiscale.runtime.native.support import machine_lacks
+from phiscale.version import VERSION
+
+PACKAGES = (
+    *("torch", "torchvision", "accelerate", "onnx", "onnxruntime", "openvino", "nncf"),
+    *("numpy", "pillow", "safetensors", "scikit-learn", "h5py", "optuna"),
+)
+
+
+def command(*, as_json: Json = False) -> None:
+    """What this installation can do: runtimes, packages, weights at hand, processor."""
+    said: dict[str, Any] = {
+        "phiscale": VERSION,
+        "machine": machine(),
+        "runtimes": {name: name in installed() for name in RUNTIMES},
+        "native": machine_lacks(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    if as_json:
+        emit_json(said)
+        return
+    emit(f"phiscale      {VERSION}, Python {said['machine']['python']}, {said['machine']['system']}")
+    emit(f"processor     {said['machine']['processor']}, {said['machine']['threads']} threads usable")
+    emit(f"instructions  {', '.join(said['machine']['instructions']) or 'none that matter here'}")
+    emit(f"predicts by   {', '.join(installed()) or 'nothing: pip install onnxruntime'} (the first unless told otherwise)")
+    if said["native"]:
+        emit(f"              not native: {said['native']}")
+    for name, found in said["packages"].items():
+        emit(f"{name:13} {found or 'not installed'}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,16 @@
+"""Options that several commands share: one meaning and one help text each."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Macs = Annotated[str | None, Parameter(help="Most multiply-adds of one image, e.g. 300M or 1.2G. Default: no limit.")]
+Params = Annotated[str | None, Parameter(help="Most parameters, e.g. 5M. Default: no limit.")]
+Memory = Annotated[str | None, Parameter(help="Most memory to predict one image (weights and activations), e.g. 64MB. Default: no limit.")]
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON value and nothing else on standard output.")]
+Runtime = Annotated[
+    str | None,
+    Parameter(help="What computes: openvino, onnxruntime or native. Default: OpenVINO where it is installed, else ONNX Runtime."),
+]
+Threads = Annotated[int | None, Parameter(help="Processor threads. Default: all that this process may use.")]
+Seed = Annotated[int, Parameter(help="Everything that is left to chance depends on it.")]

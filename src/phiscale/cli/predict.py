@@ -1,0 +1,126 @@
+"""phiscale predict"""
+
+import csv
+import glob
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from phiscale.cli.console import emit, json_text, say
+from phiscale.cli.options import Json, Runtime, Threads
+from phiscale.errors import ArgumentError, ImageError
+from phiscale.runtime.image import printable
+from phiscale.runtime.predictor import Prediction, load
+
+
+def command(
+    model: Annotated[str, Parameter(help="A run or a bundle.")],
+    files: Annotated[
+        tuple[str, ...],
+        Parameter(help="Image files, folders (all images in them), patterns such as 'new/*.jpg', or - for names on standard input."),
+    ],
+    /,
+    *,
+    top: Annotated[int, Parameter(help="How many labels an image.")] = 5,
+    as_json: Json = False,
+    as_csv: Annotated[bool, Parameter(name="--csv", help="Print CSV: path,rank,label,probability,error.")] = False,
+    runtime: Runtime = None,
+    threads: Threads = None,
+    precision: Annotated[
+        Literal["f32", "auto", "bf16"] | None,
+        Parameter(help="f32 gives PyTorch's answers, auto is the runtime's fastest. Default: f32, but bf16 for the native runtime."),
+    ] = None,
+) -> None:
+    """Labels and probabilities of image files, without PyTorch.
+
+    Files stream, so any number needs little memory. What can't be read is said and stops nothing.
+    """
+    if as_json and as_csv:
+        raise ArgumentError("--json and --csv are two formats; give one")
+    predictor = load(model, runtime=runtime, threads=threads, precision=precision)
+    engine = predictor.engine
+    say(f"{predictor.design.name}, {predictor.design.resolution} px, by {engine.name} ({engine.precision}, {engine.threads} threads)")
+    counted = _Counted(predictor.stream(expanded(files), top=top))
+    if as_json:
+        _print_json(counted, engine.name)
+    elif as_csv:
+        _print_csv(counted)
+    else:
+        _print_text(counted)
+    if counted.failed:
+        say(f"{counted.failed} of {counted.all} files could not be read")
+    if counted.failed == counted.all:
+        raise ImageError("unreadable", "no file could be read" if counted.all else "there were no files")
+
+
+def expanded(arguments: Sequence[str]) -> Iterator[str]:
+    """Files as they are named; folders and patterns by the images in them; `-` by the lines of standard input."""
+    from phiscale.data.find import image_files
+
+    for argument in arguments:
+        if argument == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")
+            yield from (name for line in sys.stdin if (name := line.rstrip("\r\n")))
+        elif os.path.isdir(argument):
+            found = image_files(argument)
+            if not found:
+                raise ArgumentError(f"no image files in {argument}")
+            yield from map(str, found)
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            matches = sorted(glob.glob(argument, recursive=True))
+            if not matches:
+                raise ArgumentError(f"no file matches {argument!r}")
+            yield from matches
+        else:
+            yield argument
+
+
+class _Counted:
+    """The predictions, counted as they pass."""
+
+    def __init__(self, predictions: Iterable[Prediction]) -> None:
+        self._predictions, self.all, self.failed = predictions, 0, 0
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for prediction in self._predictions:
+            self.all += 1
+            self.failed += prediction.error is not None
+            yield prediction
+
+
+def _row(prediction: Prediction, runtime: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"path": prediction.path, "top": [[label, round(p, 6)] for label, p in prediction.top], "runtime": runtime}
+    return row if prediction.error is None else row | {"error": prediction.error, "message": prediction.message}
+
+
+def _print_json(predictions: Iterable[Prediction], runtime: str) -> None:
+    """One list, printed as it grows."""
+    start = "["
+    for prediction in predictions:
+        emit(start + json_text(_row(prediction, runtime)))
+        start = ","
+    emit("]" if start == "," else "[]")
+
+
+def _print_csv(predictions: Iterable[Prediction]) -> None:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(("path", "rank", "label", "probability", "error"))
+    for prediction in predictions:
+        for rank, (label, probability) in enumerate(prediction.top, 1):
+            out.writerow((prediction.path, rank, label, f"{probability:.6f}", ""))
+        if prediction.error is not None:
+            out.writerow((prediction.path, "", "", "", prediction.error))
+
+
+def _print_text(predictions: Iterable[Prediction]) -> None:
+    for prediction in predictions:
+        if prediction.error is not None:
+            say(f"{prediction.error}: {printable(prediction.message or prediction.path)}")
+        else:
+            labels = ", ".join(f"{printable(label)} {probability:.1%}" for label, probability in prediction.top)
+            emit(f"{printable(prediction.path)}: {labels}")
