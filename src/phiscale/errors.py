@@ -9,7 +9,8 @@ PhiscaleError                  the command ends with `exit_status` and prints th
 │   └── ImageError             1 · one file can't be used; has a `code` (see runtime/image.py)
 ├── WeightsError               1 · a weight file is broken, unsafe, or of another network; names the first keys that differ
 ├── BundleError                1 · a bundle is incomplete or was changed
-├── RunError                   1 · a run folder or checkpoint is incomplete; training diverged; the disk is full
+├── RunError                   1 · a run folder or checkpoint is incomplete; the disk is full
+│   └── DivergedError          1 · training came to numbers that are none; the same again would too
 └── MissingExtraError          1 · an optional package is needed; says which `pip install` brings it
 
 Comes in: nothing.  Goes out: exceptions.  Never: imports anything.  Start reading: here.
@@ -59,6 +60,10 @@ class BundleError(PhiscaleError):
 
 
 class RunError(PhiscaleError):
+    pass
+
+
+class DivergedError(RunError):
     pass
 
 

@@ -23,7 +23,7 @@ from phiscale.atomic import write_text
 from phiscale.data.find import ImageSet
 from phiscale.data.load import ImageCache, ImageDataset, make_loader, mix
 from phiscale.data.transform import normalise
-from phiscale.errors import RunError
+from phiscale.errors import DivergedError, RunError
 from phiscale.kernels import freeze_norms, unfreeze_norms
 from phiscale.nn import Network
 from phiscale.training import checkpoint
@@ -33,6 +33,7 @@ from phiscale.training.probe import fit_probe
 from phiscale.training.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]  # (what, done, total), total in images
+Judged = Callable[[int, float], None]  # (epochs done, validation top-1); may raise to end the training there
 METRICS = ("epoch", "stage", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 TIMINGS = ("epoch", "images_per_second", "seconds")
 CHECKPOINT_SECONDS = 600.0  # inside long epochs
@@ -68,13 +69,15 @@ def train(
     cache: ImageCache | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    judged: Judged | None = None,
 ) -> Outcome:
     """Train `model` (its classifier sized for the images' classes) and give back the best by validation.
 
     Writes metrics.csv, timings.csv and checkpoint/ in `folder`; goes on from the checkpoint that it finds there.
+    `judged` hears of every epoch, those before the checkpoint too.
     RunError where the loss is no longer a number, or the disk is full.
     """
-    return _Training(model, images, recipe, preprocess, folder, seed, cache, workers, progress or _silent).run()
+    return _Training(model, images, recipe, preprocess, folder, seed, cache, workers, progress or _silent, judged).run()
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -95,8 +98,10 @@ class _Training:
         cache: ImageCache | None,
         workers: int,
         tell: Progress,
+        judged: Judged | None,
     ) -> None:
         self.recipe, self.preprocess, self.folder, self.seed, self.tell = recipe, preprocess, folder, seed, tell
+        self.judged = judged
         self.accelerator = Accelerator()
         self.train_set = ImageDataset(images, "train", preprocess=preprocess, augment=recipe.augment, seed=seed, cache=cache)
         self.plain_train_set = ImageDataset(images, "train", preprocess=preprocess, seed=seed, cache=cache)
@@ -125,8 +130,11 @@ class _Training:
             self.restore(saved)
         else:
             self.save()
+        for row in self.rows:
+            self.tell_judged(row)
         while self.epoch < self.recipe.epochs:
             self.one_epoch()
+            self.tell_judged(self.rows[-1])
         unfreeze_norms(self.network)
         state = self.best.state
         if state is None:
@@ -184,7 +192,7 @@ class _Training:
         if not torch.isfinite(loss):
             rate = self.optimizer.param_groups[-1]["lr"]
             where = f"epoch {self.epoch + 1}, step {self.step + 1}, learning rate {rate:.3g}"
-            raise RunError(f"the loss is {loss.item()} ({where}); nothing was kept of this step; lower --learning-rate")
+            raise DivergedError(f"the loss is {loss.item()} ({where}); nothing was kept of this step; lower --learning-rate")
         self.accelerator.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -243,6 +251,10 @@ class _Training:
         if self.accelerator.is_main_process:
             write_text(self.folder / "metrics.csv", _csv(METRICS, self.rows))
             write_text(self.folder / "timings.csv", _csv(TIMINGS, self.timings))
+
+    def tell_judged(self, row: dict[str, Any]) -> None:
+        if self.judged is not None:
+            self.judged(int(row["epoch"]), float(row["val_top1"]))
 
     def save(self) -> None:
         if not self.accelerator.is_main_process:

@@ -1,0 +1,117 @@
+"""The paper's claim at a small scale: one baseline grown to 2x and 4x its MACs by depth, width, resolution, and all three.
+
+    python benchmarks/scaling_claim.py CIFAR10_MINI OUT.csv [--images 100 --epochs 8 --seeds 3]
+
+From scratch, on `--images` training photos a class for `--epochs` epochs, the same for every network; the test split is what
+is scored (at the last epoch: no epoch is chosen by it). One row a run, appended: run it again to go on. It then prints the table.
+"""
+
+import argparse
+import csv
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from phiscale.architecture import Design, NetworkSpec, Origin, Preprocess, Stage, Stem
+from phiscale.data.find import ImageSet, find_images
+from phiscale.jobs.proxy import Proxy, proxy_recipe, threads
+from phiscale.search.sweep import WAYS, scaled_to
+
+COLUMNS = ("network", "way", "ratio", "macs", "params", "resolution", "seed", "images", "epochs", "top1", "seconds")
+
+
+def tiny() -> Design:
+    """7.6 M MACs at 32 px: MBConvs as in EfficientNet, four stages, three of which halve the image."""
+    widths, depths = (16, 24, 40, 80), (1, 2, 2, 2)
+    stages = tuple(
+        Stage(kind="mbconv", depth=depth, width=width, stride=1 if number == 0 else 2, expand=1 if number == 0 else 4, se=0.25)
+        for number, (depth, width) in enumerate(zip(depths, widths, strict=True))
+    )
+    spec = NetworkSpec(stages=stages, stem=Stem(widths=(16,), stride=1), head_width=320, num_classes=10)
+    return Design(spec=spec, resolution=32, origin=Origin(baseline="tiny"))
+
+
+def networks() -> list[tuple[str, float, Design]]:
+    base = tiny()
+    return [("baseline", 1.0, base), *((way, ratio, scaled_to(base, ratio=ratio, way=way)) for ratio in (2.0, 4.0) for way in WAYS)]
+
+
+def some(images: ImageSet, per_class: int) -> ImageSet:
+    """The first `per_class` training photos of each class; the test split as what is scored."""
+    kept = [item for label in range(len(images.classes)) for item in [i for i in images.splits["train"] if i.label == label][:per_class]]
+    return replace(images, splits={"train": tuple(kept), "val": images.splits["test"]})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    threads(1)
+    found = find_images(asked.folder)
+    images = some(found, asked.images)
+    recipe = proxy_recipe(len(images.splits["train"]), epochs=asked.epochs)
+    own = Preprocess(crop=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    done = read(asked.out)
+    for seed in range(asked.seeds):
+        for way, ratio, design in networks():
+            key = (way, f"{ratio:g}", str(seed), str(asked.images), str(asked.epochs))
+            if any((row["way"], row["ratio"], row["seed"], row["images"], row["epochs"]) == key for row in done):
+                continue
+            last: list[float] = []
+            started = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                Proxy(images=images, recipe=recipe, preprocess=own, whole=True).trained(
+                    design, seed=seed, folder=Path(folder), report=lambda _, top1, last=last: last.append(top1)
+                )
+            row = (
+                design.name,
+                way,
+                f"{ratio:g}",
+                design.cost.macs,
+                design.cost.params,
+                design.resolution,
+                seed,
+                asked.images,
+                asked.epochs,
+            )
+            append(asked.out, (*row, f"{last[-1]:.4f}", f"{time.perf_counter() - started:.1f}"))
+    print(table(read(asked.out)))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, row: tuple[object, ...]) -> None:
+    new = not path.is_file()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerows(([COLUMNS] if new else []) + [row])
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown: a line a network, mean and standard deviation of its seeds."""
+    lines = ["| scaled by | MACs | × baseline | params | px | top-1 mean ± sd | seeds |", "|---|---:|---:|---:|---:|---:|---:|"]
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["ratio"], row["way"]), []).append(row)
+    base = next((int(row["macs"]) for row in rows if row["way"] == "baseline"), 1)
+    for (_, way), own in groups.items():
+        scores = [100 * float(row["top1"]) for row in own]
+        spread = f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""
+        cells = (f"{int(own[0]['macs']) / 1e6:.1f}M", f"{int(own[0]['macs']) / base:.2f}", f"{int(own[0]['params']) / 1e3:.0f}K")
+        lines.append(f"| {way} | {' | '.join(cells)} | {own[0]['resolution']} | {mean(scores):.1f}{spread} | {len(scores)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
