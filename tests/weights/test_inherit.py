@@ -17,7 +17,7 @@ from phiscale.nn import Network
 from phiscale.weights.inherit import Inheritance, carry_over, fits_inside, kin
 from random_specs import specs
 
-RTOL = 1e-5  # of the largest logit; what the issue of a changed order of summation leaves in float32 is near 1e-6
+RTOL = 1e-5  # of the largest logit; a changed order of summation leaves about 1e-6 in float32
 EIGHT = Rounding()
 
 
@@ -58,8 +58,9 @@ def assert_same_answers(a: Tensor, b: Tensor) -> None:
 
 
 @given(spec=specs, width=st.floats(1, 3), depth=st.floats(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_is_said_to_be_exact_is(spec: NetworkSpec, width: float, depth: float) -> None:
+    spec = replace(spec, num_classes=spec.num_classes or 2)
     target = scale_spec(spec, width=width, depth=depth, rounding=Rounding(divisor=4))
     state, made, how = carried(spec, target)
     before = logits(spec, state)
@@ -109,7 +110,10 @@ def test_a_plain_stack_of_relu_blocks_grows_deeper_exactly() -> None:
     """MobileNetV1 has no residuals: its new blocks pass on what an activation has already bounded."""
     spec = NetworkSpec(
         stem=Stem(widths=(8,)),
-        stages=(Stage(kind="separable", depth=1, width=16, skip=False, se=0.5), Stage(kind="separable", depth=2, width=24, stride=2, skip=False)),
+        stages=(
+            Stage(kind="separable", depth=1, width=16, skip=False, se=0.5),
+            Stage(kind="separable", depth=2, width=24, stride=2, skip=False),
+        ),
         head_width=0,
         num_classes=5,
         activation="relu6",
@@ -123,7 +127,10 @@ def test_a_plain_stack_of_relu_blocks_grows_deeper_exactly() -> None:
 def test_resnets_grow_exactly() -> None:
     spec = NetworkSpec(
         stem=Stem(widths=(8,), kernel=7, pool=True),
-        stages=(Stage(kind="bottleneck", depth=2, width=16, expand=0.25), Stage(kind="bottleneck", depth=2, width=32, stride=2, expand=0.25)),
+        stages=(
+            Stage(kind="bottleneck", depth=2, width=16, expand=0.25),
+            Stage(kind="bottleneck", depth=2, width=32, stride=2, expand=0.25),
+        ),
         head_width=0,
         num_classes=5,
         activation="relu",

@@ -317,7 +317,8 @@ class _Carrying:
             if layer.reads == space and weight.shape[in_axis] == have:
                 gain = torch.ones(weight.shape[out_axis], dtype=torch.float64)
                 if layer.normed:
-                    gain = self.state[f"{name}.bn.weight"].double() / (self.state[f"{name}.bn.running_var"].double() + self.source.bn_eps).sqrt()
+                    gain, variance = (self.state[f"{name}.bn.{part}"].double() for part in ("weight", "running_var"))
+                    gain = gain / (variance + self.source.bn_eps).sqrt()
                 shape = [1] * weight.ndim
                 shape[out_axis] = -1
                 read += (weight.double() * gain.reshape(shape)).square().sum([axis for axis in range(weight.ndim) if axis != in_axis])

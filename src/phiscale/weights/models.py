@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from phiscale.architecture import Design, NetworkSpec, Preprocess
 from phiscale.architecture.catalog import design as published_design
+from phiscale.architecture.catalog import rows
+from phiscale.cost import cost
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
 from phiscale.weights.dialects import DIALECTS, TF, TORCH, Numerics, as_filed, body, names_of, numerics_of, recognise, to_own
 from phiscale.weights.download import checksum_in, download
 from phiscale.weights.files import check_finite, read_tensors
+from phiscale.weights.inherit import Inheritance, carry_over, fits_inside, kin
 from phiscale.weights.sources import Record, at_hand, fetch, find, records
 from phiscale.weights.store import CONFIG, MODEL, load_folder
 from phiscale.weights.tf_checkpoint import is_checkpoint
@@ -26,13 +30,17 @@ NUMERICS = {"tf": TF, "torch": TORCH}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """Where weights came from, and what they say that their tensors don't. `preprocess` is None where nobody says."""
+    """Where weights came from, and what they say that their tensors don't. `preprocess` is None where nobody says.
+
+    `inheritance` says what was carried over, where the weights are those of another size of the family.
+    """
 
     source: str
     dialect: str
     numerics: Numerics
     preprocess: Preprocess | None = None
     record: Record | None = None
+    inheritance: Inheritance | None = None
 
 
 def create_model(
@@ -53,7 +61,8 @@ def create_model(
     num_classes  None: as the network's; 0: pooled features; other than the weights' own: the classifier starts afresh
     in_channels  other than 3: the pretrained stem is summed (1 channel) or repeated, never started afresh
     weights      None (random); "auto": the best by published top-1 on this machine, else the best that can be downloaded
-                 (the logger `phiscale` says which); a record's name; an address; a file; a folder that save_model wrote
+                 (the logger `phiscale` says which), and for a size that nobody published, those of the nearest of its family,
+                 carried over (see `inherit`); a record's name; an address; a file; a folder that save_model wrote
     numerics     "tf" or "torch": says which, where a weight file fits both (timm's `tf_` networks and their twins);
                  without weights, what the network computes with (None: as published)
     seed         of the random start; None: torch's global generator
@@ -87,6 +96,19 @@ def pretrained(network: str | Design | NetworkSpec, *, weights: str | Path | Rec
     if loaded.record is None:
         raise ArgumentError(f"{weights} is a file, not a published record; load_weights reads it")
     return state, loaded.record
+
+
+def inherit(network: str | Design | NetworkSpec, *, source: Record | None = None) -> tuple[dict[str, Tensor], Inheritance]:
+    """Weights for a size of which there are none, under phiscale's names, with the classifier of those they come from.
+
+    source  None: the largest published network of the family that fits inside this one, which then answers as that does; where
+            none fits, the nearest in cost, of which the channels and blocks that matter least are dropped (measure the batch
+            norms' statistics anew before use). On this machine if there are any, else downloaded.
+    ArgumentError where nothing of the family is published; WeightsError where `source` is of another.
+    """
+    state, loaded = _inherited(_spec(network), source)
+    assert loaded.inheritance is not None
+    return state, loaded.inheritance
 
 
 def load_weights(model: Network, weights: str | Path | Record, *, numerics: str | None = None) -> Loaded:
@@ -135,6 +157,10 @@ def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics |
     if isinstance(weights, Record):
         return _from_record(spec, weights)
     if weights == "auto":
+        if not _published(spec):
+            state, loaded = _inherited(spec, None)
+            logging.getLogger("phiscale").info("weights: %s", loaded.inheritance)
+            return state, loaded
         record = best(spec)
         logging.getLogger("phiscale").info("weights: %s (published top-1 %s %%)", record.name, record.top1)
         return _from_record(spec, record)
@@ -196,12 +222,42 @@ def best(spec: NetworkSpec) -> Record:
 
     ArgumentError where none are published. Backbones without a classifier and classifiers of other label sets are left out.
     """
-    names = names_of(spec)
-    known = [record for record in records() if record.network in names and record.num_classes == 1000]
+    known = _published(spec)
     if not known:
         raise ArgumentError("there are no published weights for this network; weights=None starts at random, or give a file")
     pool = [record for record in known if at_hand(record)] or known
     return max(pool, key=lambda record: record.top1 or 0)
+
+
+def _published(spec: NetworkSpec) -> list[Record]:
+    names = names_of(spec)
+    return [record for record in records() if record.network in names and record.num_classes == 1000]
+
+
+def nearest(spec: NetworkSpec) -> Record:
+    """The record that `inherit` starts from; see there."""
+    family = {row.name: row.design for row in rows().values() if kin(row.design.spec) == kin(spec)}
+    known = [record for record in records() if record.network in family and record.num_classes == 1000]
+    if not known:
+        raise ArgumentError("there are no published weights of this network's family; weights=None starts at random, or give a file")
+    pool = [record for record in known if at_hand(record)] or known
+    own = cost(Design(spec=spec, resolution=224)).macs
+
+    def rank(record: Record) -> tuple[bool, float, float]:
+        member = family[record.network].spec
+        inside = fits_inside(member, spec)
+        away = abs(math.log(cost(Design(spec=member, resolution=224)).macs / own))
+        return not inside, away, -(record.top1 or 0)
+
+    return min(pool, key=rank)
+
+
+def _inherited(spec: NetworkSpec, source: Record | None) -> tuple[dict[str, Tensor], Loaded]:
+    record = source or nearest(spec)
+    own = _spec(record.network).with_classes(record.num_classes, 3)
+    state, loaded = _from_record(own, record)
+    made, how = carry_over(state, own, spec.with_classes(record.num_classes, 3), name=record.name, network=record.network)
+    return made, replace(loaded, inheritance=how)
 
 
 @torch.no_grad()
