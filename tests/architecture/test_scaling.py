@@ -1,12 +1,13 @@
 """Compound scaling: what a factor of one, a phi and a rounding rule do."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phiscale.architecture import Coefficients, Design, NetworkSpec, Rounding, round_width, scale
+from phiscale.architecture import Coefficients, Design, NetworkSpec, Rounding, policy, round_width, scale
 from phiscale.architecture.catalog import design
 from phiscale.errors import ArgumentError
 from random_specs import specs
@@ -80,3 +81,25 @@ def test_coefficients_of_the_paper_double_the_cost() -> None:
     assert Coefficients().ratio == pytest.approx(2, rel=0.05)
     with pytest.raises(ArgumentError, match="alpha"):
         Coefficients(alpha=0)
+
+
+# pycls models/scaler.py, d1_w8_g8_r1 of B0: factor, depths, widths, stem, head, resolution, params, activations
+PYCLS_FAST = [
+    (2, [1, 2, 2, 3, 3, 4, 1], [24, 32, 56, 104, 144, 256, 424], 40, 1688, 232, 8602822, 10191038),
+    (4, [1, 2, 2, 3, 3, 5, 1], [24, 40, 72, 136, 192, 336, 560], 56, 2232, 240, 15824374, 13328046),
+    (8, [1, 2, 2, 4, 4, 5, 1], [40, 56, 88, 184, 256, 440, 736], 72, 2944, 248, 27838930, 21552866),
+    (16, [1, 3, 3, 4, 4, 5, 1], [48, 72, 120, 240, 336, 584, 968], 96, 3880, 256, 47392966, 34302246),
+]
+
+
+@pytest.mark.parametrize("row", PYCLS_FAST, ids=lambda row: f"x{row[0]}")
+def test_the_fast_policy_is_that_of_pycls(row) -> None:
+    factor, depths, widths, stem, head, resolution, params, activations = row
+    base = replace(B0, rounding=Rounding(depth="nearest", guard=0.0))
+    made = scale(base, phi=math.log2(factor), coefficients=policy("fast"))
+    assert [stage.depth for stage in made.spec.stages] == depths
+    assert [stage.width for stage in made.spec.stages] == widths
+    assert (made.spec.stem.widths, made.spec.head_width) == ((stem,), head)
+    assert abs(made.resolution - resolution) <= 2  # pycls takes multiples of 4
+    own = made.at(resolution).cost
+    assert (own.params, own.activations) == (params, activations)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phiscale.architecture import Coefficients, scale
+from phiscale.architecture import Coefficients, policy, scale
 from phiscale.architecture.catalog import design
-from phiscale.cost import Budget, cost, fit_budget
-from phiscale.errors import BudgetError
+from phiscale.cost import Budget, cost, fit_budget, search_budget
+from phiscale.errors import ArgumentError, BudgetError
 
 B0, LITE0 = design("efficientnet_b0"), design("efficientnet_lite0")
 GRID = 1 / 256
@@ -75,3 +75,72 @@ def test_a_design_remembers_what_was_asked() -> None:
 def test_impossible_budgets_say_why(asked: dict[str, str], says: str) -> None:
     with pytest.raises(BudgetError, match=says):
         fit_budget(B0, **asked)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "same"),
+    [
+        ({"resolution": 1.0}, lambda made: made.resolution == 224),
+        ({"width": 1.0}, lambda made: [stage.width for stage in made.spec.stages] == [stage.width for stage in B0.spec.stages]),
+        ({"depth": 1.0, "width": 1.0}, lambda made: made.spec == B0.spec),
+    ],
+)
+def test_what_is_fixed_by_hand_stays_and_phi_decides_the_rest(fixed: dict[str, float], same) -> None:
+    found = search_budget(B0, Budget.parse(macs="1.5G"), **fixed)
+    assert same(found.design)
+    assert found.shares["macs"] <= 1
+    larger = scale(B0, phi=found.phi + 1e-4, **fixed)
+    assert cost(larger).macs > 1.5e9
+
+
+def test_a_fit_says_what_binds_and_what_is_left() -> None:
+    by_macs = search_budget(B0, Budget.parse(macs="1G", params="1G", memory="1000GB"))
+    assert by_macs.binds == ("macs",)
+    assert by_macs.left["macs"] == pytest.approx(1e9 - by_macs.design.cost.macs)
+    assert by_macs.left["params"] == pytest.approx(1e9 - by_macs.design.cost.params)
+    assert "macs allow no larger one" in str(by_macs)
+    assert search_budget(B0, Budget.parse(macs="1T", params="8M")).binds == ("params",)
+    assert search_budget(B0, Budget.parse(macs="1T", memory="50MB")).binds == ("memory",)
+
+
+@pytest.mark.parametrize("name", ["width", "depth", "resolution"])
+def test_a_policy_of_one_dimension_leaves_the_others(name: str) -> None:
+    made = fit_budget(B0, macs="1.6G", coefficients=policy(name))
+    grows = {
+        "depth": sum(stage.depth for stage in made.spec.stages) > 16,
+        "width": made.spec.stages[-1].width > 320,
+        "resolution": made.resolution > 224,
+    }
+    assert grows == {dimension: dimension == name for dimension in grows}
+
+
+def test_the_fast_policy_grows_activations_least() -> None:
+    activations = {name: fit_budget(B0, macs="3G", coefficients=policy(name)).cost.activations for name in ("compound", "depth", "fast")}
+    assert activations["fast"] < 0.7 * activations["compound"] < 0.7 * activations["depth"]
+
+
+def test_a_family_keeps_its_own_coefficients() -> None:
+    own = scale(B0, phi=0, coefficients=(1.1, 1.2, 1.1))
+    assert fit_budget(own, macs="1G") == fit_budget(own, macs="1G", coefficients=Coefficients(alpha=1.1, beta=1.2, gamma=1.1))
+    assert fit_budget(own, macs="1G").resolution != fit_budget(B0, macs="1G").resolution
+
+
+@pytest.mark.parametrize(
+    ("limits", "how", "says"),
+    [
+        ({"params": "50M"}, {"coefficients": policy("resolution")}, "params don't grow with the resolution"),
+        ({"macs": "1e30"}, {}, "puts no end to this family"),
+        ({"macs": "10M"}, {"resolution": 2.0, "width": 1.0}, r"resolution fixed at 2.*or free the width or resolution"),
+        ({"macs": "1G"}, {"depth": 1.0, "width": 1.0, "resolution": 1.0}, "all fixed"),
+        ({"macs": "1G"}, {"coefficients": Coefficients(alpha=0.5)}, "coefficients below 1"),
+        ({"latency": "5ms"}, {}, "at least one limit"),
+    ],
+)
+def test_contradictions_say_what_would_do(limits: dict[str, str], how: dict, says: str) -> None:
+    with pytest.raises(BudgetError, match=says):
+        search_budget(B0, Budget.parse(**limits), **how)
+
+
+def test_an_unknown_policy_names_the_known_ones() -> None:
+    with pytest.raises(ArgumentError, match="'both'; known: compound, depth, width, resolution, fast"):
+        policy("both")

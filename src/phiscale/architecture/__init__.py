@@ -9,10 +9,11 @@ from phiscale.architecture.design import Design, Origin
 from phiscale.architecture.plan import Block, blocks
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.architecture.rounding import Rounding, round_depth, round_width
-from phiscale.architecture.scaling import Coefficients, scale, scale_spec
+from phiscale.architecture.scaling import POLICIES, Coefficients, policy, scale, scale_spec
 from phiscale.architecture.spec import NetworkSpec, Stage, Stem
 
 __all__ = [
+    "POLICIES",
     "Block",
     "Coefficients",
     "Design",
@@ -23,6 +24,7 @@ __all__ = [
     "Stage",
     "Stem",
     "blocks",
+    "policy",
     "round_depth",
     "round_width",
     "scale",

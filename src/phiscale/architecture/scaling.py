@@ -4,7 +4,9 @@ How a scaled number becomes whole is a choice of each publication and is an argu
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from phiscale.architecture.design import Design, Origin
 from phiscale.architecture.rounding import Rounding, round_depth, round_width
@@ -34,6 +36,38 @@ class Coefficients:
         1.92
         """
         return self.alpha * self.beta**2 * self.gamma**2
+
+
+# Each doubles the multiply-adds at phi = 1 before rounding ("compound": nearly)
+POLICIES: Mapping[str, Coefficients] = MappingProxyType(
+    {
+        "compound": Coefficients(),
+        "depth": Coefficients(alpha=2.0, beta=1.0, gamma=1.0),
+        "width": Coefficients(alpha=1.0, beta=math.sqrt(2), gamma=1.0),
+        "resolution": Coefficients(alpha=1.0, beta=1.0, gamma=math.sqrt(2)),
+        # arXiv 2103.06877 at its default alpha = 0.8, pycls' d1_w8_g8_r1: mostly wider, so that activations grow slowest
+        "fast": Coefficients(alpha=2**0.1, beta=2**0.4, gamma=2**0.05),
+    }
+)
+
+
+def policy(name: str) -> Coefficients:
+    """The coefficients of a scaling policy: "compound" (the paper's), "depth", "width", "resolution" (one alone), "fast".
+
+    ArgumentError for another name. "fast" grows activations, and with them time on parallel hardware, least.
+
+    >>> fast = policy("fast"); round(fast.ratio, 6), round(fast.beta, 4)
+    (2.0, 1.3195)
+    """
+    if name not in POLICIES:
+        raise ArgumentError(f"no scaling policy {name!r}; known: {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def own_coefficients(design: Design) -> Coefficients:
+    """Those that `design` was made with, else the paper's."""
+    three = design.origin.coefficients
+    return Coefficients(alpha=three[0], beta=three[1], gamma=three[2]) if three else Coefficients()
 
 
 def scale_spec(spec: NetworkSpec, *, depth: float = 1.0, width: float = 1.0, rounding: Rounding | None = None) -> NetworkSpec:
@@ -70,7 +104,8 @@ def scale(
 ) -> Design:
     """`design` grown by the compound coefficient `phi`, or by factors of depth, width and resolution given by hand.
 
-    phi may be negative (smaller than the baseline). A factor given beside phi replaces phi's own for that dimension.
+    phi may be negative (smaller than the baseline); coefficients: None are those that the design was made with, else the paper's.
+    A factor given beside phi replaces phi's own for that dimension.
     Resolution is rounded to the nearest pixel. ArgumentError for factors that are not positive and finite.
 
     >>> from phiscale.architecture.catalog import design as published
@@ -78,7 +113,8 @@ def scale(
     258
     """
     if not isinstance(coefficients, Coefficients):
-        coefficients = Coefficients(alpha=coefficients[0], beta=coefficients[1], gamma=coefficients[2]) if coefficients else Coefficients()
+        three = coefficients
+        coefficients = Coefficients(alpha=three[0], beta=three[1], gamma=three[2]) if three else own_coefficients(design)
     if phi is not None and not (math.isfinite(phi) and abs(phi) <= 64):
         raise ArgumentError(f"phi must be between -64 and 64, got {phi}")
     by_phi = (1.0, 1.0, 1.0) if phi is None else (coefficients.alpha**phi, coefficients.beta**phi, coefficients.gamma**phi)

@@ -5,7 +5,7 @@ Never: imports torch; measures.
 Start reading: count.py (mirrors nn/blocks.py line for line), then memory.py and budget.py.
 """
 
-from phiscale.cost.budget import Budget, fit_budget
+from phiscale.cost.budget import Budget, BudgetFit, fit_budget, search_budget
 from phiscale.cost.count import Cost, LayerCost, cost, layers
 
-__all__ = ["Budget", "Cost", "LayerCost", "cost", "fit_budget", "layers"]
+__all__ = ["Budget", "BudgetFit", "Cost", "LayerCost", "cost", "fit_budget", "layers", "search_budget"]

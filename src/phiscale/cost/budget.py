@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from phiscale.architecture.design import Design
-from phiscale.architecture.scaling import Coefficients, scale
+from phiscale.architecture.scaling import Coefficients, own_coefficients, scale
 from phiscale.cost.count import Cost, cost
-from phiscale.errors import BudgetError, SpecError
+from phiscale.errors import ArgumentError, BudgetError, SpecError
 
 SMALLEST_PHI, LARGEST_PHI = -24.0, 24.0
 PRECISION = 2.0**-20  # of phi; far below the distance of two rounding steps that matter
@@ -87,6 +88,34 @@ def amount_text(number: float) -> str:
     return f"{number:.3g}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetFit:
+    """The largest design inside a budget, and what keeps it from being larger.
+
+    shares  of each analytic limit, how much is used; 1 is all of it
+    binds   the limits that the next larger design breaks
+    """
+
+    design: Design
+    phi: float
+    budget: Budget
+    shares: Mapping[str, float]
+    binds: tuple[str, ...]
+
+    @property
+    def left(self) -> dict[str, float]:
+        """How much of each limit is unused, in its own unit (bytes for memory)."""
+        return {name: getattr(self.budget, name) * (1 - share) for name, share in self.shares.items()}
+
+    def __str__(self) -> str:
+        said = [f"{name}: {share:.1%} of {amount_text(getattr(self.budget, name))} used" for name, share in self.shares.items()]
+        return f"φ = {self.phi:.4g}; " + "; ".join(said) + f"; {' and '.join(self.binds)} allow no larger one"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and run.json."""
+        return {"phi": self.phi, "shares": dict(self.shares), "left": self.left, "binds": list(self.binds)}
+
+
 def fit_budget(
     design: Design,
     *,
@@ -94,35 +123,86 @@ def fit_budget(
     params: str | float | None = None,
     memory: str | float | None = None,
     coefficients: Coefficients | None = None,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: float | None = None,
 ) -> Design:
-    """The largest phi (negative too) whose design keeps every limit, exact for the rounding rules.
+    """The largest phi (negative too) whose design keeps every limit, exact for the rounding rules. See `search_budget`."""
+    budget = Budget.parse(macs=macs, params=params, memory=memory)
+    return search_budget(design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution).design
+
+
+def search_budget(
+    design: Design,
+    budget: Budget,
+    *,
+    coefficients: Coefficients | None = None,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: float | None = None,
+) -> BudgetFit:
+    """The design of `fit_budget`, with its phi, what binds, and how much of each limit is left.
+
+    coefficients              None: those the design was made with, else the paper's; a policy's: `policy(name)`
+    depth, width, resolution  a factor fixed by hand; phi decides the others
 
     Cost never falls as phi grows (every rounding rule is monotone), so the designs that keep a budget are all those below
-    one phi, found by bisection. BudgetError where even the smallest design of the family is too large: it names the limit.
+    one phi, found by bisection. BudgetError where even the smallest design of the family is too large (it names the limit), or
+    where no limit counts what phi would make larger.
     """
-    budget = Budget.parse(macs=macs, params=params, memory=memory)
-    if not budget:
+    limits = replace(budget, latency=None)
+    if not limits:
         raise BudgetError("a budget needs at least one limit: --macs, --params or --memory")
-    phi = largest_phi(design, lambda made: all(share <= 1 for share in budget.shares(cost(made)).values()), coefficients)
+    if None not in (depth, width, resolution):
+        raise BudgetError("depth, width and resolution are all fixed, so there is nothing left for a budget to decide; free one of them")
+
+    how = coefficients or own_coefficients(design)
+    if min(how.alpha, how.beta, how.gamma) < 1:
+        raise BudgetError(f"coefficients below 1 ({how.alpha:g}, {how.beta:g}, {how.gamma:g}) shrink what phi should grow; use 1 or more")
+
+    def make(phi: float) -> Design:
+        return scale(design, phi=phi, coefficients=coefficients, depth=depth, width=width, resolution=resolution)
+
+    def keeps(made: Design) -> bool:
+        return all(share <= 1 for share in limits.shares(cost(made)).values())
+
+    fixed = {name: factor for name, factor in (("depth", depth), ("width", width), ("resolution", resolution)) if factor is not None}
+    phi = _largest(make, keeps)
     if phi is None:
-        smallest = scale(design, phi=SMALLEST_PHI, coefficients=coefficients)
-        shares = budget.shares(cost(smallest))
+        smallest = make(SMALLEST_PHI)
+        shares = limits.shares(cost(smallest))
         worst = max(shares, key=lambda name: shares[name])
-        limit = getattr(budget, worst)
+        limit, least = getattr(limits, worst), getattr(limits, worst) * shares[worst]
+        with_fixed = "".join(f", {name} fixed at {factor:g}" for name, factor in fixed.items())
         raise BudgetError(
             f"a budget of {amount_text(limit)} {worst} is below the smallest design of {design.origin.baseline} "
-            f"({amount_text(limit * shares[worst])}, at {smallest.resolution} px); raise --{worst}"
+            f"({amount_text(least)}, at {smallest.resolution} px{with_fixed}); raise --{worst}"
+            + (f", or free the {' or '.join(fixed)}" if fixed else "")
         )
-    made = scale(design, phi=phi, coefficients=coefficients)
-    return replace(made, origin=replace(made.origin, budget=str(budget)))
+    made = make(phi)
+    try:
+        beyond = limits.shares(cost(make(phi + 2 * PRECISION)))
+    except ArgumentError:
+        beyond = {}
+    binds = tuple(name for name, share in beyond.items() if share > 1)
+    if not binds:
+        raise BudgetError(
+            f"{limits} puts no end to this family: it still holds for {made.name} at {made.resolution} px, the largest that can be "
+            "described; lower it, or add a limit that grows with what is scaled (params don't grow with the resolution)"
+        )
+    made = replace(made, origin=replace(made.origin, budget=str(budget)))
+    return BudgetFit(design=made, phi=phi, budget=budget, shares=limits.shares(cost(made)), binds=binds)
 
 
 def largest_phi(design: Design, keeps: Callable[[Design], bool], coefficients: Coefficients | None = None) -> float | None:
     """The largest phi whose design `keeps` (a test that only ever turns from true to false as phi grows); None if none does."""
+    return _largest(lambda phi: scale(design, phi=phi, coefficients=coefficients), keeps)
 
+
+def _largest(make: Callable[[float], Design], keeps: Callable[[Design], bool]) -> float | None:
     def ok(phi: float) -> bool:
         try:
-            return keeps(scale(design, phi=phi, coefficients=coefficients))
+            return keeps(make(phi))
         except SpecError:  # too large to be a design at all
             return False
 
