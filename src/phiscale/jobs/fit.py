@@ -43,7 +43,7 @@ from phiscale.runtime.transform import normalise
 from phiscale.training import RECIPES, Recipe, Scores, evaluate, train
 from phiscale.version import VERSION
 from phiscale.weights import create_model
-from phiscale.weights.models import load_weights
+from phiscale.weights.models import Loaded, load_weights
 from phiscale.weights.store import save_model
 
 FLIP_HURTS = ("digits",)  # sets in which a mirror image is another thing
@@ -58,6 +58,8 @@ class Asked:
     macs: str | None = None
     params: str | None = None
     memory: str | None = None
+    latency: str | None = None
+    runtime: str | None = None
     weights: str = "auto"
     recipe: str | None = None
     epochs: int | None = None
@@ -89,6 +91,8 @@ def fit(
     macs: str | float | None = None,
     params: str | float | None = None,
     memory: str | float | None = None,
+    latency: str | float | None = None,
+    runtime: str | None = None,
     weights: str | Path = "auto",
     recipe: str | None = None,
     epochs: int | None = None,
@@ -105,9 +109,10 @@ def fit(
     """Train a classifier on `images` within a budget, and write the run folder: weights, bundle, report.
 
     images      a folder of class folders; or train/ + val/ (+ test/) of them; or a CSV of path,label; or "digits"
-    network     a published name or a design file; None: the largest of EfficientNet-Lite inside the budget
-    macs, params, memory   limits, such as "300M", "5M", "64MB"
-    weights     "auto" (the best published at hand), "none", or a file
+    network     a published name or a design file; None: the best of EfficientNet-Lite inside the budget (see jobs/choose.py)
+    macs, params, memory, latency   limits, such as "300M", "5M", "64MB", "15ms"; a latency is measured here, of one image, with
+    runtime     what predicts: "openvino", "onnxruntime" or "native"; None: the best that is installed
+    weights     "auto" (the best published at hand; carried over where the size is nobody's), "none", or a file
     recipe      "finetune" (default with weights) or "scratch" (default without)
     resolution  of the network's input; None: the design's own, less where the images are tiny or the budget asks for it
     flip        whether mirror images train too; None: yes, but not for digits
@@ -116,7 +121,8 @@ def fit(
     """
     asked = Asked(
         images=str(images), network=None if network is None else str(network), weights=str(weights), recipe=recipe, epochs=epochs,
-        macs=_text(macs), params=_text(params), memory=_text(memory), batch=batch, learning_rate=learning_rate, resolution=resolution,
+        macs=_text(macs), params=_text(params), memory=_text(memory),
+        latency=_text(latency), runtime=runtime, batch=batch, learning_rate=learning_rate, resolution=resolution,
         flip=flip, seed=seed, threads=threads, workers=workers,
     )  # fmt: skip
     folder = Path(out) if out is not None else _free_name(asked)
@@ -144,7 +150,7 @@ class _Fit:
         self.asked, self.folder, self.watch, self.resumed = asked, folder, watch, resumed
         self.seconds: dict[str, float] = {}
         self.started = self.last = time.perf_counter()
-        self.budget = Budget.parse(macs=asked.macs, params=asked.params, memory=asked.memory)
+        self.budget = Budget.parse(macs=asked.macs, params=asked.params, memory=asked.memory, latency=asked.latency)
         if asked.recipe is not None and asked.recipe not in RECIPES:
             raise ArgumentError(f"no recipe {asked.recipe!r}; known: {', '.join(RECIPES)}")
 
@@ -153,6 +159,7 @@ class _Fit:
             torch.set_num_threads(self.asked.threads)
         found = self.find()
         design, preprocess = self.design(found)
+        self.loaded = self.load(design)
         recipe = self.recipe(len(found.splits["train"]))
         network = create_model(
             design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
@@ -191,7 +198,11 @@ class _Fit:
 
     def design(self, found: ImageSet) -> tuple[Design, Preprocess]:
         side = typical_side(found)
-        design, said = choose_design(self.asked.network, self.budget, typical_side=0 if self.asked.resolution else side)
+        if self.resumed is not None and (self.folder / DESIGN).is_file():
+            design, said = Design.read(self.folder / DESIGN), []  # a latency measured again could choose another
+        else:
+            small = 0 if self.asked.resolution else side
+            design, said = choose_design(self.asked.network, self.budget, typical_side=small, runtime=self.asked.runtime)
         if self.asked.resolution:
             design = design.at(self.asked.resolution)
             if self.budget and any(share > 1 for share in self.budget.shares(design.cost).values()):
@@ -214,6 +225,9 @@ class _Fit:
         recipe = RECIPES[name](images)
         flip = self.asked.flip if self.asked.flip is not None else self.asked.images not in FLIP_HURTS
         recipe = replace(recipe, augment=replace(recipe.augment, flip=flip))
+        how = self.loaded.inheritance if self.loaded else None
+        if how is not None and not how.exact:  # what was cut away shifted every statistic, and all layers have to make up for it
+            recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
         given = {"epochs": self.asked.epochs, "batch": self.asked.batch, "learning_rate": self.asked.learning_rate}
         return replace(recipe, **{field: value for field, value in given.items() if value is not None})
 
@@ -250,7 +264,7 @@ class _Fit:
             "asked_exactly": asdict(self.asked),
             "seed": self.asked.seed,
             "network": design.name,
-            "weights": self.weights_about(design),
+            "weights": self.weights_about(),
             "machine": machine(),
             "versions": {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy", "pillow", "onnxruntime")},
             "data": {
@@ -265,15 +279,31 @@ class _Fit:
         self.write_about()
         self.watch.began(self.folder)
 
-    def weights_about(self, design: Design) -> dict[str, Any] | None:
+    def load(self, design: Design) -> Loaded | None:
         weights = self.weights_or_none()
         if weights is None:
             return None
         loaded = load_weights(create_model(design.with_classes(0)), weights)
+        if loaded.inheritance is not None:
+            self.watch.say(f"weights {loaded.inheritance}")
+        return loaded
+
+    def weights_about(self) -> dict[str, Any] | None:
+        loaded = self.loaded
+        if loaded is None:
+            return None
+        inherited = {"inherited": str(loaded.inheritance)} if loaded.inheritance is not None else {}
         record = loaded.record
         if record is None:
-            return {"name": weights, "source": loaded.source, "top1": None}
-        return {"name": record.network, "source": record.name, "top1": record.top1, "licence": record.licence, "data": record.training_data}
+            return {"name": loaded.source, "source": loaded.source, "top1": None}
+        about = {
+            "name": record.network,
+            "source": record.name,
+            "top1": record.top1,
+            "licence": record.licence,
+            "data": record.training_data,
+        }
+        return about | inherited
 
     # --- after training --------------------------------------------------------------------------
 

@@ -45,3 +45,12 @@ def _cpuinfo() -> dict[str, str]:
     except OSError:  # not Linux
         return {}
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def free_bytes() -> float:
+    """Memory that this machine can spare, in bytes; where it doesn't say (not Linux), 4 GiB are supposed."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+        return 1024.0 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return float(4 << 30)

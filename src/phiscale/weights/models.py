@@ -14,8 +14,10 @@ from phiscale.architecture import Design, NetworkSpec, Preprocess
 from phiscale.architecture.catalog import design as published_design
 from phiscale.architecture.catalog import rows
 from phiscale.cost import cost
+from phiscale.cost.memory import weight_bytes
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
+from phiscale.runtime.machine import free_bytes
 from phiscale.weights.dialects import DIALECTS, TF, TORCH, Numerics, as_filed, body, names_of, numerics_of, recognise, to_own
 from phiscale.weights.download import checksum_in, download
 from phiscale.weights.files import check_finite, read_tensors
@@ -71,6 +73,7 @@ def create_model(
     ArgumentError for what makes no sense; WeightsError where the weights don't fit.
     """
     spec, said = _spec(network), _numerics(numerics)
+    check_fits(spec)
     wanted = spec.with_classes(spec.num_classes if num_classes is None else num_classes, in_channels)
     state: dict[str, Tensor] | None = None
     if weights is not None:
@@ -142,6 +145,16 @@ def _spec(network: str | Design | NetworkSpec) -> NetworkSpec:
             return published_design(network).spec
         case _:
             raise ArgumentError(f"a network is a name, a Design or a NetworkSpec; got {type(network).__name__}")
+
+
+def check_fits(spec: NetworkSpec) -> None:
+    """ArgumentError where this machine's free memory can't even hold the weights; nothing has been allocated then."""
+    needed, free = weight_bytes(spec), free_bytes()
+    if needed > free:
+        raise ArgumentError(
+            f"the weights alone need {needed / 1e9:,.1f} GB, and this machine has {free / 1e9:,.1f} GB free; "
+            "a smaller φ or width, or a limit such as --memory 2GB, gives one that fits"
+        )
 
 
 def _numerics(name: str | None) -> Numerics | None:

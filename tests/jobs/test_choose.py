@@ -1,0 +1,94 @@
+"""Which design a budget gives: whole weights where they fit, the whole budget where that is worth it."""
+
+import pytest
+
+from phiscale.architecture.catalog import design
+from phiscale.cost import Budget
+from phiscale.errors import BudgetError
+from phiscale.jobs.choose import LEAST_USEFUL, choose_design, keeps
+
+LITE0 = design("efficientnet_lite0")
+LITE = [f"efficientnet_lite{number}" for number in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def lite_is_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phiscale.jobs.choose._trained", lambda name: name in LITE)
+
+
+def chosen(network: str | None = None, *, side: int = 0, **limits: str):
+    budget = Budget.parse(**limits)
+    made, said = choose_design(network, budget, typical_side=side)
+    assert keeps(made, budget)
+    return made, " ".join(said)
+
+
+def test_without_a_budget_it_is_lite0() -> None:
+    made, said = chosen()
+    assert (made, said) == (LITE0, "")
+
+
+@pytest.mark.parametrize(("macs", "name"), [("400M", "efficientnet_lite0"), ("620M", "efficientnet_lite1"), ("870M", "efficientnet_lite2")])
+def test_a_member_that_uses_the_budget_is_taken_as_it_was_trained(macs: str, name: str) -> None:
+    made, _ = chosen(macs=macs)
+    assert (made.spec, made.resolution) == (design(name).spec, design(name).resolution)
+
+
+def test_a_budget_far_beyond_a_member_is_used_whole() -> None:
+    made, said = chosen(macs="1.5G")
+    assert made.cost.macs > 1.3e9
+    assert made.origin.baseline == "efficientnet_lite0"
+    assert made.origin.phi is not None
+    assert "instead of the published efficientnet_lite2" in said
+
+
+def test_below_the_smallest_member_pixels_go_first_then_the_network_shrinks() -> None:
+    made, said = chosen(macs="200M")
+    assert made.spec == LITE0.spec
+    assert LEAST_USEFUL <= made.resolution < LITE0.resolution
+    assert "px instead of 224" in said
+    made, said = chosen(macs="30M")
+    assert made.spec != LITE0.spec
+    assert "below the smallest published network" in said
+    made, _ = chosen(params="3M")  # fewer pixels are no fewer params
+    assert made.spec != LITE0.spec
+
+
+def test_small_images_grow_the_network_and_not_the_pixels() -> None:
+    made, said = chosen(macs="600M", side=32)
+    assert made.resolution == 128
+    assert made.cost.macs > 0.5e9
+    assert "about 32 px" in said
+
+
+def test_a_named_network_keeps_its_weights_whole() -> None:
+    made, _ = chosen("efficientnet_lite0", macs="1.5G")
+    assert (made.spec, made.resolution) == (LITE0.spec, LITE0.resolution)
+    assert made.origin.budget == "1.5G MACs"
+    made, said = chosen("efficientnet_lite0", macs="100M")
+    assert made.spec == LITE0.spec
+    assert "instead of 224" in said
+    with pytest.raises(BudgetError, match="params don't shrink with the resolution.*leave --network out"):
+        chosen("efficientnet_lite0", params="3M")
+
+
+def test_a_latency_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """With a clock that counts 20 ms a GMAC."""
+    from phiscale.deploy import latency, latency_budget
+    from phiscale.deploy.latency import LatencyStats, setting
+
+    def measured(made, **_):
+        ms = made.cost.macs / 1e9 * 20
+        return LatencyStats(p50=ms, p90=ms, p99=ms, images_per_second=1e3 / ms, n=5, setting=setting())
+
+    monkeypatch.setattr(latency, "measure", measured)
+    monkeypatch.setattr(latency_budget, "measure", measured)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made, _ = chosen(latency="25ms")
+    assert 20 < made.cost.macs / 1e9 * 20 <= 25
+    assert made.origin.budget == "25 ms"
+    made, _ = chosen("efficientnet_lite0", latency="4ms")
+    assert made.spec == LITE0.spec
+    assert 3 < made.cost.macs / 1e9 * 20 <= 4
+    made, _ = chosen("efficientnet_lite0", latency="400ms")
+    assert made.resolution == 224
