@@ -68,7 +68,7 @@ def test_a_named_network_keeps_its_weights_whole() -> None:
     made, said = chosen("efficientnet_lite0", macs="100M")
     assert made.spec == LITE0.spec
     assert "instead of 224" in said
-    with pytest.raises(BudgetError, match="params don't shrink with the resolution.*leave --network out"):
+    with pytest.raises(BudgetError, match=r"params don't shrink with the resolution.*leave --network out"):
         chosen("efficientnet_lite0", params="3M")
 
 

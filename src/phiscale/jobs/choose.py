@@ -77,9 +77,7 @@ def scale_to(
     if budget.latency is None:
         return search_budget(design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution).design
     if (depth, width, resolution) != (None, None, None):
-        raise BudgetError(
-            "a latency is kept by φ alone; leave --depth, --width and --resolution out, or --latency"
-        )
+        raise BudgetError("a latency is kept by φ alone; leave --depth, --width and --resolution out, or --latency")
     # what needs a runtime is imported where it is used: analytic budgets answer without one
     from phiscale.deploy.latency_budget import default_cache, fit_latency
 
