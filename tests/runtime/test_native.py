@@ -94,6 +94,13 @@ def errors(spec: NetworkSpec, size: tuple[int, int], *, count: int, threads: int
 FLOOR = 0.02
 
 
+@runs_here
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 40])
+def test_any_number_of_image_channels(channels: int) -> None:
+    ours, _, torchs = errors(replace(SMALL, in_channels=channels), (40, 33), count=3, threads=2)
+    assert ours <= max(1.1 * torchs, FLOOR)
+
+
 def supported(spec: NetworkSpec) -> NetworkSpec:
     """The nearest network that the engine has blocks for."""
 

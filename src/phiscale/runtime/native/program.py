@@ -16,6 +16,7 @@ ABI = 1
 Weights = Mapping[str, NDArray[np.float32]]
 ACTIVATIONS = {"silu": 1, "relu": 2, "relu6": 3, "hardswish": 4}
 DEPTHWISE, FULL = 0, 1
+STEM_CHANNELS = 4  # that the engine's stem reads; more go through a full block
 Floats: Any = POINTER(c_float)
 
 
@@ -40,12 +41,12 @@ class Program:
 
     def __init__(self, spec: NetworkSpec, weights: Weights, threads: int) -> None:
         self._weights, self._kept, self._used = weights, [], set[str]()
-        made = [self._stem_block(spec, number) for number in range(1, len(spec.stem.widths))] + [
-            self._block(block) for block in blocks(spec)
-        ]
+        has_stem = spec.in_channels <= STEM_CHANNELS
+        made = [self._stem_block(spec, number) for number in range(1 if has_stem else 0, len(spec.stem.widths))]
+        made += [self._block(block) for block in blocks(spec)]
         self.struct = NetworkStruct(
             in_channels=spec.in_channels,
-            stem_width=spec.stem.widths[0],
+            stem_width=spec.stem.widths[0] if has_stem else 0,
             stem_kernel=spec.stem.kernel,
             stem_stride=spec.stem.stride,
             activation=ACTIVATIONS[spec.activation],
@@ -56,8 +57,9 @@ class Program:
             threads=threads,
             blocks=(BlockStruct * len(made))(*made),
         )
-        k = spec.stem.kernel
-        self._layer(self.struct, "stem", "stem.0", (spec.stem.widths[0], spec.in_channels, k, k))
+        if has_stem:
+            k = spec.stem.kernel
+            self._layer(self.struct, "stem", "stem.0", (spec.stem.widths[0], spec.in_channels, k, k))
         if spec.head_width:
             self._layer(self.struct, "head", "head", (spec.head_width, spec.stages[-1].width, 1, 1))
         if spec.num_classes:
@@ -66,10 +68,11 @@ class Program:
             raise WeightsError(f"these weights are not this network's: {len(extra)} keys have no place, e.g. {extra[0]}")
 
     def _stem_block(self, spec: NetworkSpec, number: int) -> BlockStruct:
-        # a later stem convolution is a full block without expansion
-        w_in, w_out = spec.stem.widths[number - 1], spec.stem.widths[number]
-        struct = BlockStruct(kind=FULL, w_in=w_in, w_mid=w_in, w_out=w_out, kernel=3, stride=1)
-        self._layer(struct, "project", f"stem.{number}", (w_out, w_in, 3, 3))
+        # a later stem convolution, or one of many channels, is a full block without expansion
+        w_in, k, stride = (spec.stem.widths[number - 1], 3, 1) if number else (spec.in_channels, spec.stem.kernel, spec.stem.stride)
+        w_out = spec.stem.widths[number]
+        struct = BlockStruct(kind=FULL, w_in=w_in, w_mid=w_in, w_out=w_out, kernel=k, stride=stride)
+        self._layer(struct, "project", f"stem.{number}", (w_out, w_in, k, k))
         return struct
 
     def _block(self, block: Block) -> BlockStruct:

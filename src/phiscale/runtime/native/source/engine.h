@@ -25,7 +25,9 @@ typedef struct {
 } phi_block;
 
 typedef struct {
-    int32_t in_channels, stem_width, stem_kernel, stem_stride, activation;
+    int32_t in_channels;  // up to 4 with a stem; any number without one
+    int32_t stem_width;   // 0: the first block reads the image
+    int32_t stem_kernel, stem_stride, activation;
     int32_t symmetric;  // 1: (k - 1) / 2 on each side; 0: TF's SAME, the odd pixel after
     int32_t block_count, head_width, num_classes, threads;
     const float *stem_w, *stem_b, *head_w, *head_b, *classifier_w, *classifier_b;

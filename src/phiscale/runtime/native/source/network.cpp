@@ -204,8 +204,8 @@ struct phi_engine {
     void run(const float *images, int batch, int height, int width, float *logits, float *embedding, float *features);
 
     phi_network net;
-    int stem_slabs, last_width;
-    bool small_stem;  // at most 4 input channels: the stem reads 4-channel pixels
+    int stem_slabs;  // of what the first block reads
+    int last_width;
     Arena arena;
     Packed stem, head, classifier;
     std::vector<std::unique_ptr<Block>> blocks;
@@ -249,6 +249,7 @@ struct phi_engine {
     template <class P, class Done>
     void stem_rows(const Work &work, int slab, int first, int last, Done done);
     void stem_alone(const Work &work, Map out);
+    void image_alone(const Work &work, const float *image, Map out);
     void run_block(const Work &work, int index, Map in, Map out, int images);
     template <class P>
     void depthwise_units(const Work &work, int index, Map in, Map mid, int images);
@@ -261,13 +262,9 @@ struct phi_engine {
 };
 
 phi_engine::phi_engine(const phi_network &network) : net(network) {
-    small_stem = net.in_channels <= 4;
-    stem_slabs = slabs(net.stem_width);
-    if (small_stem)
-        pack_stem(arena, stem, net.stem_w, net.stem_b, net.stem_width, net.in_channels, net.stem_kernel);
-    else
-        pack(arena, stem, net.stem_w, net.stem_b, net.stem_width, net.in_channels, net.stem_kernel);
-    last_width = net.stem_width;
+    last_width = net.stem_width ? net.stem_width : net.in_channels;
+    stem_slabs = slabs(last_width);
+    if (net.stem_width) pack_stem(arena, stem, net.stem_w, net.stem_b, net.stem_width, net.in_channels, net.stem_kernel);
     for (int i = 0; i < net.block_count; i++) {
         blocks.push_back(std::make_unique<Block>());
         Block &block = *blocks.back();
@@ -317,7 +314,7 @@ void phi_engine::make_plan(int height, int width) {
     auto fresh = std::make_unique<Plan>();
     Plan &p = *fresh;
     p.height = height, p.width = width;
-    p.stem = geometry(height, width, net.stem_kernel, net.stem_stride);
+    p.stem = net.stem_width ? geometry(height, width, net.stem_kernel, net.stem_stride) : geometry(height, width, 1, 1);
     // the stem's tiles read 8 pixels from each output's first one, and 32 outputs at a time
     p.image_row = up(std::max(p.stem.row_pixels, (up(p.stem.out_width, 32) - 1) * net.stem_stride + 8), 8);
     for (int ky = 0; ky < net.stem_kernel; ky++) p.stem_taps.push_back((ptrdiff_t)ky * p.image_row * 4);
@@ -375,7 +372,7 @@ void phi_engine::make_plan(int height, int width) {
     const int threads = team->size();
     for (int t = 0; t < threads; t++) {
         Buffers b;
-        b.image = p.arena.take<bf16>(image_rows * p.image_row * 4 + SLACK);
+        if (net.stem_width) b.image = p.arena.take<bf16>(image_rows * p.image_row * 4 + SLACK);
         for (int i = 0; i < 2; i++) b.map[i] = p.arena.take<bf16>(map * 32 + SLACK), b.group[i] = p.arena.take<bf16>(group * 32 + SLACK);
         b.mid = p.arena.take<bf16>(mid * 32 + SLACK);
         b.pooled = p.arena.take<bf16>((size_t)CHUNK * p.features + SLACK);
@@ -546,6 +543,15 @@ void phi_engine::stem_alone(const Work &work, Map out) {
             for (int r = 0; r < count; r++, to += 32) Wide::store(to, value(r));
         });
     }
+    work.barrier();
+}
+
+// the image as a map, where there is no stem
+void phi_engine::image_alone(const Work &work, const float *image, Map out) {
+    const int pixels = work.plan->height * work.plan->width;
+    auto [first, last] = work.share(pixels);
+    for (int c = 0; c < net.in_channels; c++)
+        for (int i = first; i < last; i++) out.data[c / 32 * out.slab + (size_t)i * 32 + c % 32] = to_bf16(image[(size_t)c * pixels + i]);
     work.barrier();
 }
 
@@ -872,16 +878,16 @@ void phi_engine::images_through(const Work &work, const float *images, int count
     Plan &p = *work.plan;
     const int total = (int)blocks.size();
     const size_t image_size = (size_t)net.in_channels * p.height * p.width;
-    const bool streams = blocks[0]->it.kind == PHI_DEPTHWISE && !blocks[0]->expands && !blocks[0]->it.skips;
+    const bool streams = net.stem_width && blocks[0]->it.kind == PHI_DEPTHWISE && !blocks[0]->expands && !blocks[0]->it.skips;
     for (int image = 0; image < count; image++) {
-        load_image(work, images + image * image_size);
+        if (net.stem_width) load_image(work, images + image * image_size);
         work.barrier();
         Map in{nullptr, 0};
         int side = 0;
         if (!streams) {
             in = {work.shared->map[side], (size_t)p.stem.out_pixels() * 32};
             side ^= 1;
-            stem_alone(work, in);
+            net.stem_width ? stem_alone(work, in) : image_alone(work, images + image * image_size, in);
         }
         for (int i = 0; i < p.grouped; i++) {
             const size_t pixels = p.blocks[i].out_pixels();
