@@ -328,6 +328,18 @@ def test_a_model_file_gives_the_same_engine_as_its_weights() -> None:
         open_engine(model, runtime="native", precision="f32")
 
 
+@runs_here
+def test_native_is_the_default_where_bf16_is_welcome_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = graph(Design(spec=SMALL, resolution=32), random_weights(SMALL)).SerializeToString()
+    assert open_engine(model, precision="auto").name == "native"
+    assert open_engine(model).name != "native"
+    bottleneck = replace(SMALL, stages=(Stage(kind="bottleneck", depth=1, width=8, expand=0.5),))
+    other = graph(Design(spec=bottleneck, resolution=32), random_weights(bottleneck)).SerializeToString()
+    assert open_engine(other, precision="auto").name != "native"
+    monkeypatch.setenv(MASK, "amx_bf16")
+    assert open_engine(model, precision="auto").name != "native"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_broken_model_file_is_never_more_than_an_error(data: st.DataObject) -> None:

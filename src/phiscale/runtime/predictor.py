@@ -52,7 +52,8 @@ def load(
 ) -> "Predictor":
     """The predictor of a bundle, or of a run folder that holds one.
 
-    runtime    "openvino" or "onnxruntime"; by default OpenVINO where it is installed, else ONNX Runtime
+    runtime    "openvino", "onnxruntime" or "native"; by default OpenVINO where it is installed, else ONNX Runtime; where `precision` allows
+               bf16, our own engine if the processor and the network allow it
     threads    all that this process may use, unless given
     precision  "f32", the PyTorch model's answers; "auto", the engine's fastest (bf16 where the processor has it): parity.json says
                how far that is from the PyTorch model, bench.json how much faster

@@ -77,12 +77,15 @@ def open_engine(
 ) -> Engine:
     """The engine that runs `model`. threads: all that this process may use, unless given.
 
+    runtime      by default the first that is installed; where bf16 is welcome ("auto", "bf16"), the native engine if it can run here
     batch        the number of images that is going to come most often; others work too
     precision    "f32" gives the PyTorch model's answers; it is the default, but for the native engine, which is bf16 alone. "auto"
                  leaves it to the engine: OpenVINO computes in bf16 where the processor has instructions for it, up to twice as
                  fast; of 500 photos, Lite0 then labels 6 differently, and a probability is off by up to 0.095 (in f32: none, and 3e-6)
     """
     name = choose(runtime)
+    if runtime is None and precision in ("auto", "bf16") and "native" in usable(model):
+        name = "native"  # the fastest, where it can run; f32 it can't
     if threads is not None and threads < 1:
         raise ArgumentError(f"threads must be at least 1, got {threads}")
     precision = precision or default_precision(name)
