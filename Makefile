@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/demo.stamp
 	@rm -rf runs/demo
-	$(BIN)/phiscale fit digits --network efficientnet_lite0 --macs 80M -o runs/demo
+	$(BIN)/phiscale fit digits --network efficientnet_lite0 --macs 80M --epochs 4 -o runs/demo
 
 test: $(VENV)/test.stamp check
 	$(BIN)/python -m pytest

@@ -64,7 +64,7 @@ class Design:
         o = self.origin
         if o.phi is not None:
             return f"{o.baseline}_phi{o.phi:g}"
-        parts = [f"{letter}{value:g}" for letter, value in (("d", o.depth), ("w", o.width), ("r", o.resolution)) if value != 1.0]
+        parts = [f"{letter}{value:.3g}" for letter, value in (("d", o.depth), ("w", o.width), ("r", o.resolution)) if value != 1.0]
         return "_".join([o.baseline, *parts])
 
     @property
