@@ -105,12 +105,14 @@ def supported(spec: NetworkSpec) -> NetworkSpec:
     """The nearest network that the engine has blocks for."""
 
     def stage(made: Stage) -> Stage:
+        made = replace(made, activation=None, experts=0, shortcut="conv", stride=min(2, made.stride))
         if made.kind == "fused":
-            return made
+            return replace(made, kernel=made.kernel | 1)
         kind = "mbconv" if made.kind == "bottleneck" else made.kind
-        return replace(made, kind=kind, kernel=max(3, made.kernel), stride=min(2, made.stride))
+        return replace(made, kind=kind, kernel=max(3, made.kernel))
 
-    return replace(spec, stages=tuple(stage(made) for made in spec.stages), stem=replace(spec.stem, pool=False))
+    stem = replace(spec.stem, pool=False, space_to_depth=False, kernel=spec.stem.kernel | 1)
+    return replace(spec, stages=tuple(stage(made) for made in spec.stages), stem=stem)
 
 
 @runs_here
