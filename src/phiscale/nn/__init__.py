@@ -5,6 +5,7 @@ Never: knows of speed (kernels/ is applied from outside), weights files or train
 Start reading: network.py, then blocks.py (cost/count.py mirrors it line for line).
 """
 
+from phiscale.nn.features import Features, dilate
 from phiscale.nn.network import Network
 
-__all__ = ["Network"]
+__all__ = ["Features", "Network", "dilate"]

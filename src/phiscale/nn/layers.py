@@ -52,7 +52,7 @@ class Conv2d(nn.Conv2d):
         """Pad so from now on."""
         # at stride 1 an odd kernel pads the same on both sides, which the convolution does itself
         self.pads_itself = (padding == "symmetric" or self.stride[0] == 1) and self.kernel_size[0] % 2 == 1
-        edge = (self.kernel_size[0] - 1) // 2 if self.pads_itself else 0
+        edge = self.dilation[0] * (self.kernel_size[0] - 1) // 2 if self.pads_itself else 0
         self.padding = (edge, edge)
         self._reversed_padding_repeated_twice = [edge] * 4  # torch keeps the padding a second time
 

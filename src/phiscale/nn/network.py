@@ -1,15 +1,22 @@
 """The whole network, read top to bottom. Its state_dict is `layout(spec)`; a test holds the two together."""
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Literal, assert_never, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from phiscale.architecture.plan import blocks, feature_width, stem
 from phiscale.architecture.spec import NetworkSpec, Padding
 from phiscale.nn.blocks import make_block
 from phiscale.nn.layers import CondConv2d, Conv2d, MaxPool, conv_norm_of
+
+Pooling = Literal["avg", "max", "avgmax"]
 
 
 class Network(nn.Module):
@@ -17,11 +24,26 @@ class Network(nn.Module):
 
     drop_path grows linearly with the block index from 0 (block 0 never drops; the last is just below `drop_path`), as the
     reference TPU implementation's survival probability does. Weights start as the reference's do.
+
+    pooling     over the last map: its mean, its maximum, or half of each; cost and bundles know the mean alone
+    resize_to   pixels that every input is resized to, inside the graph; None: used as it comes
+    recompute   keep no activations inside a stage for the backward pass: less memory, a third more time, the same gradients
     """
 
-    def __init__(self, spec: NetworkSpec, *, dropout: float = 0.0, drop_path: float = 0.0, bn_momentum: float = 0.01) -> None:
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        *,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        bn_momentum: float = 0.01,
+        pooling: Pooling = "avg",
+        resize_to: int | None = None,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
         self.spec = spec
+        self.pooling, self.resize_to, self.recompute = pooling, resize_to, recompute
         conv = conv_norm_of(spec, bn_momentum)
         plan = blocks(spec)
 
@@ -53,14 +75,50 @@ class Network(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, before pooling: (B, feature_width, H', W')."""
-        x = self.pool(self.stem(x))
+        x = self.pool(self.stem(x if self.resize_to is None else resized(x, self.resize_to)))
         for stage in self.stages:
-            x = stage(x)
+            x = recomputed(stage, x) if self.recompute and self.training else stage(x)
         return self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.forward_features(x).mean((2, 3))
-        return self.classifier(self.dropout(pooled))
+        return self.classifier(self.dropout(pool(self.forward_features(x), self.pooling)))
+
+
+def resized(x: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, size, size), antialiased."""
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
+
+def pool(x: Tensor, pooling: Pooling) -> Tensor:
+    """(B, C, H, W) -> (B, C)."""
+    match pooling:
+        case "avg":
+            return x.mean((2, 3))
+        case "max":
+            return x.amax((2, 3))
+        case "avgmax":
+            return (x.mean((2, 3)) + x.amax((2, 3))) / 2
+        case _:
+            assert_never(pooling)
+
+
+def recomputed(part: nn.Module, x: Tensor) -> Tensor:
+    """`part(x)`, run again in the backward pass instead of kept; batch norms count the second run as none."""
+
+    @contextmanager
+    def uncounted() -> Generator[None]:
+        norms = [norm for norm in part.modules() if isinstance(norm, nn.BatchNorm2d)]
+        before = [(norm.momentum, cast(Tensor, norm.num_batches_tracked).clone()) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0  # the running statistics stay as they are
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(norms, before, strict=True):
+                norm.momentum = momentum
+                cast(Tensor, norm.num_batches_tracked).copy_(count)
+
+    return cast(Tensor, checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), uncounted())))
 
 
 @torch.no_grad()
@@ -84,3 +142,14 @@ def initialise(module: nn.Module) -> None:
                 part.bias.zero_()
             case _:
                 pass
+
+
+@torch.no_grad()
+def initialise_as_torch(module: nn.Module) -> None:
+    """torchvision's start: as the reference's, but a depthwise convolution N(0, 2 / (k k channels)) too.
+
+    Source: pytorch/vision torchvision/models/efficientnet.py.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out")

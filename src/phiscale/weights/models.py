@@ -3,9 +3,10 @@
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from phiscale.architecture.catalog import rows
 from phiscale.cost import cost
 from phiscale.cost.memory import weight_bytes
 from phiscale.errors import ArgumentError, WeightsError
-from phiscale.nn import Network
+from phiscale.nn import Features, Network, dilate
+from phiscale.nn.network import Pooling, initialise_as_torch
 from phiscale.runtime.machine import free_bytes
 from phiscale.weights.dialects import DIALECTS, TF, TORCH, Numerics, as_filed, body, names_of, numerics_of, recognise, to_own
 from phiscale.weights.download import checksum_in, download
@@ -45,29 +47,83 @@ class Loaded:
     inheritance: Inheritance | None = None
 
 
+@overload
 def create_model(
     network: str | Design | NetworkSpec,
     *,
+    features_only: Literal[True],
     num_classes: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     weights: str | Path | Record | None = None,
     numerics: str | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
     bn_momentum: float = 0.01,
+    pooling: Pooling = "avg",
+    resize_input: bool = False,
+    recompute: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int = 32,
+    initialisation: Literal["tf", "torch"] = "tf",
     seed: int | None = None,
-) -> Network:
-    """The network as a module: images (B, in_channels, H, W), normalised -> logits (B, num_classes).
+) -> Features: ...
+@overload
+def create_model(
+    network: str | Design | NetworkSpec,
+    *,
+    features_only: Literal[False] = False,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | Record | None = None,
+    numerics: str | None = None,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    bn_momentum: float = 0.01,
+    pooling: Pooling = "avg",
+    resize_input: bool = False,
+    recompute: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int = 32,
+    initialisation: Literal["tf", "torch"] = "tf",
+    seed: int | None = None,
+) -> Network: ...
+def create_model(
+    network: str | Design | NetworkSpec,
+    *,
+    features_only: bool = False,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | Record | None = None,
+    numerics: str | None = None,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    bn_momentum: float = 0.01,
+    pooling: Pooling = "avg",
+    resize_input: bool = False,
+    recompute: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int = 32,
+    initialisation: Literal["tf", "torch"] = "tf",
+    seed: int | None = None,
+) -> Network | Features:
+    """The network as a module: images (B, in_channels, H, W), normalised, any H and W -> logits (B, num_classes).
 
-    network      a published name, a design, or a spec
-    num_classes  None: as the network's; 0: pooled features; other than the weights' own: the classifier starts afresh
-    in_channels  other than 3: the pretrained stem is summed (1 channel) or repeated, never started afresh
-    weights      None (random); "auto": the best by published top-1 on this machine, else the best that can be downloaded
-                 (the logger `phiscale` says which), and for a size that nobody published, those of the nearest of its family,
-                 carried over (see `inherit`); a record's name; an address; a file; a folder that save_model wrote
-    numerics     "tf" or "torch": says which, where a weight file fits both (timm's `tf_` networks and their twins);
-                 without weights, what the network computes with (None: as published)
-    seed         of the random start; None: torch's global generator
+    network         a published name, a design, or a spec
+    features_only   feature maps instead of logits: see `Features` for `out_indices`, `.channels`, `.reductions`
+    num_classes     None: as the network's; 0: pooled features; other than the weights' own: the classifier starts afresh
+    in_channels     other than the weights' own: their stem is summed (1 channel) or repeated, never started afresh
+    weights         None (random); "auto": the best by published top-1 on this machine, else the best that can be downloaded
+                    (the logger `phiscale` says which), and for a size that nobody published, those of the nearest of its
+                    family, carried over (see `inherit`); a record's name; an address; a file; a folder that save_model wrote
+    numerics        "tf" or "torch": says which, where a weight file fits both (timm's `tf_` networks and their twins);
+                    without weights, what the network computes with (None: as published)
+    dropout, drop_path, bn_momentum   of the recipe; 0, 0 and 0.01 unless said
+    pooling         "avg", "max" or "avgmax"; cost and bundles know "avg" alone
+    resize_input    resize every input to the design's resolution, inside the graph
+    recompute       gradient checkpointing: less memory in training, a third more time, the same gradients
+    output_stride   8 or 16: the last strides become dilation, for dense prediction; the weights stay
+    initialisation  of what has no weights: the reference's ("tf") or torchvision's ("torch")
+    seed            of the random start; None: torch's global generator
 
     Batch norm epsilon and padding are those of the weights, where there are any: see `model.spec`.
     ArgumentError for what makes no sense; WeightsError where the weights don't fit.
@@ -75,6 +131,14 @@ def create_model(
     spec, said = _spec(network), _numerics(numerics)
     check_fits(spec)
     wanted = spec.with_classes(spec.num_classes if num_classes is None else num_classes, in_channels)
+    for name, value, known in (("pooling", pooling, get_args(Pooling)), ("initialisation", initialisation, ("tf", "torch"))):
+        if value not in known:
+            raise ArgumentError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+    if resize_input and isinstance(network, NetworkSpec):
+        raise ArgumentError("resize_input needs a resolution: give a published name or a Design, not a NetworkSpec")
+    if out_indices is not None and not features_only:
+        raise ArgumentError("out_indices chooses among feature maps; add features_only=True")
+    resolution = published_design(network).resolution if isinstance(network, str) else getattr(network, "resolution", None)
     state: dict[str, Tensor] | None = None
     if weights is not None:
         state, loaded = _own_state(spec, weights, said)
@@ -84,10 +148,22 @@ def create_model(
     with torch.random.fork_rng(enabled=seed is not None, devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        model = Network(wanted, dropout=dropout, drop_path=drop_path, bn_momentum=bn_momentum)
+        model = Network(
+            wanted,
+            dropout=dropout,
+            drop_path=drop_path,
+            bn_momentum=bn_momentum,
+            pooling=pooling,
+            resize_to=resolution if resize_input else None,
+            recompute=recompute,
+        )
+        if initialisation == "torch":
+            initialise_as_torch(model)
     if state is not None:
         _fill(model, state)
-    return model
+    if output_stride != 32:
+        dilate(model, output_stride)
+    return Features(model, out_indices=out_indices, output_stride=output_stride) if features_only else model
 
 
 def pretrained(network: str | Design | NetworkSpec, *, weights: str | Path | Record = "auto") -> tuple[dict[str, Tensor], Record]:
