@@ -46,6 +46,24 @@ def peers() -> list[tuple[str, str, str, Numerics]]:
         found += [("timm", name, name, TORCH), ("timm", f"tf_{name}", name, TF)]
     for name in ("efficientnet_b0", "efficientnet_b3", "efficientnet_lite0"):
         found += [("geffnet", name, name, TORCH), ("geffnet", f"tf_{name}", name, TF)]
+    for size in ("s", "m", "l", "xl"):
+        found += [("timm", f"efficientnetv2_{size}", f"efficientnetv2_{size}", TORCH)]
+        found += [("timm", f"tf_efficientnetv2_{size}", f"efficientnetv2_{size}", TF)]
+    found += [("torchvision", f"efficientnet_v2_{size}", f"efficientnetv2_{size}", TF_PORT) for size in "sml"]
+    found += [("timm", f"tf_efficientnetv2_b{n}", f"efficientnetv2_b{n}", TF) for n in range(4)]
+    edge = [(f"efficientnet_e{size}", f"efficientnet_edgetpu_{size}") for size in "sml"]
+    for theirs, ours in edge + [(f"efficientnet_cc_{name}",) * 2 for name in ("b0_4e", "b0_8e", "b1_8e")]:
+        found += [("timm", theirs, ours, TORCH), ("timm", f"tf_{theirs}", ours, TF)]
+    found += [("timm", name, name, TORCH) for name in ("efficientnet_x_b3", "efficientnet_x_b5", "efficientnet_h_b5")]
+    found += [("timm", "mobilenetv1_100", "mobilenet_v1", TORCH), ("timm", "mobilenetv2_100", "mobilenet_v2", TORCH)]
+    found += [("timm", "mnasnet_100", "mnasnet_b1", TORCH), ("timm", "semnasnet_100", "mnasnet_a1", TORCH)]
+    found += [
+        ("timm", "seresnet50", "seresnet50", TORCH),
+        ("timm", "resnet50d", "xresnet50", TORCH),
+        ("timm", "resnet50", "resnet50", TORCH),
+    ]
+    found += [("torchvision", "mobilenet_v2", "mobilenet_v2", TORCH), ("torchvision", "mnasnet1_0", "mnasnet_b1", TORCH)]
+    found += [("torchvision", name, name, TORCH) for name in ("resnet50", "resnet101", "resnet152", "wide_resnet50_2")]
     found += [("efficientnet_pytorch", name, name, TF) for name in V1]
     return found + [("efficientnet_lite_pytorch", name, name, TF) for name in LITE[:3]]
 
@@ -58,6 +76,8 @@ def shake(module: nn.Module, seed: int = 0) -> None:
             tensor.zero_()
         elif name.endswith("running_var"):
             tensor.uniform_(0.05, 1.0, generator=generator)
+        elif tensor.ndim == 2 and ".conv_" in name:  # mixed convolutions, flat: about the square root of its size comes in
+            tensor.normal_(0, tensor[0].numel() ** -0.25, generator=generator)
         elif tensor.ndim > 1:
             tensor.normal_(0, tensor[0].numel() ** -0.5, generator=generator)
         elif name.endswith("weight"):
@@ -96,7 +116,9 @@ def test_a_peer_answers_the_same_under_its_names(package, theirs, ours, numerics
     peer = shaken_peer(package, theirs)
     state = peer.state_dict()
     dialect = recognise(frozenset(state))
-    assert dialect.name == {"geffnet": "timm", "efficientnet_lite_pytorch": "efficientnet_pytorch"}.get(package, package)
+    others = {"mobilenet_v2": "torchvision_mobilenet", "mnasnet1_0": "torchvision_mnasnet"}
+    by_package = {"geffnet": "timm", "efficientnet_lite_pytorch": "efficientnet_pytorch"}
+    assert dialect.name == ("resnet" if "resnet" in theirs else others.get(theirs) or by_package.get(package, package))
     spec = with_numerics(ours, numerics)
     assert dialect.numerics(spec) in (None, numerics)
     own = to_own(state, as_filed(state, spec, dialect), dialect)

@@ -196,7 +196,7 @@ def keras_applications():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("theirs", "ours"), [("EfficientNetB0", "efficientnet_b0")])
+@pytest.mark.parametrize(("theirs", "ours"), [("EfficientNetB0", "efficientnet_b0"), ("EfficientNetV2B0", "efficientnetv2_b0")])
 @torch.inference_mode()
 def test_keras_files_of_every_kind_give_keras_s_logits(tmp_path, theirs, ours):
     applications = keras_applications()

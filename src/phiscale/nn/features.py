@@ -1,11 +1,12 @@
 """Feature maps instead of logits, for detection and segmentation, and strides traded for dilation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from phiscale.architecture.plan import blocks
+from phiscale.architecture.plan import blocks, stem
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import ArgumentError
 from phiscale.nn.layers import Conv2d
@@ -28,8 +29,8 @@ def levels(spec: NetworkSpec, output_stride: int = 32) -> tuple[Level, ...]:
     >>> [(level.channels, level.reduction) for level in levels(design("efficientnet_b0").spec)]
     [(16, 2), (24, 4), (40, 8), (112, 16), (320, 32)]
     """
-    reduction = spec.stem.stride
-    found = {reduction: Level(stage=-1, channels=spec.stem.widths[-1], reduction=reduction)}
+    reduction = math.prod(conv.stride for conv in stem(spec))
+    found = {reduction: Level(stage=-1, channels=stem(spec)[-1].w_out, reduction=reduction)}
     reduction *= 2 if spec.stem.pool else 1
     for block in blocks(spec):
         reduction = min(reduction * block.stride, output_stride)
@@ -85,7 +86,7 @@ def dilate(network: Network, output_stride: int) -> None:
     Source: arXiv 1706.05587; which block dilates first is as in timm.
     """
     spec = network.spec
-    reduction = spec.stem.stride * (2 if spec.stem.pool else 1)
+    reduction = math.prod(conv.stride for conv in stem(spec)) * (2 if spec.stem.pool else 1)
     if output_stride < reduction or output_stride & (output_stride - 1):
         raise ArgumentError(f"output_stride must be a power of 2, at least {reduction} for this network; got {output_stride}")
     dilation = 1
@@ -93,8 +94,8 @@ def dilate(network: Network, output_stride: int) -> None:
         module = network.get_submodule(block.name)
         later = dilation
         if block.stride > 1 and reduction * block.stride > output_stride:
-            if any(isinstance(part, nn.AvgPool2d) for part in module.modules()):
-                raise ArgumentError("output_stride: this network's shortcuts stride by pooling, which can't be dilated")
+            if block.pools or block.experts:
+                raise ArgumentError("output_stride: strides of pooled shortcuts and of mixed convolutions can't become dilation")
             later *= block.stride
         else:
             reduction *= block.stride

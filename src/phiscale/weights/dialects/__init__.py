@@ -4,6 +4,7 @@ Comes in: a state_dict under somebody's names, a spec.  Goes out: a state_dict u
 Never: reads files; guesses numerics.  Start reading: dialect.py, then efficientnet_pytorch.py. To add one: CONTRIBUTING.md.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -20,9 +21,11 @@ from phiscale.weights.dialects import (
     mmpretrain,
     phiscale,
     pycls,
+    resnet,
     tensorflow,
     timm,
     torchvision,
+    torchvision_mobile,
 )
 from phiscale.weights.dialects.dialect import TF, TF_PORT, TORCH, Dialect, Numerics, body, names_of, numerics_of, shape_of
 
@@ -43,8 +46,11 @@ __all__ = [
     "to_own",
 ]
 
-_FILES = (phiscale, efficientnet_pytorch, timm, torchvision, pycls, mmpretrain, tensorflow, keras, keras_counted)
-DIALECTS: Mapping[str, Dialect] = {file.DIALECT.name: file.DIALECT for file in _FILES}
+MIXED = 5  # axes of a convolution's weights that are mixed from experts
+_FILES = (phiscale, efficientnet_pytorch, timm, torchvision, resnet, pycls, mmpretrain, tensorflow, keras, keras_counted)
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.name: dialect for dialect in (*(file.DIALECT for file in _FILES), torchvision_mobile.MOBILENET_V2, torchvision_mobile.MNASNET)
+}
 
 
 def recognise(keys: frozenset[str]) -> Dialect:
@@ -97,6 +103,9 @@ def to_own(state: Mapping[str, Tensor], spec: NetworkSpec, dialect: Dialect) -> 
         raise WeightsError(f"these weights have {dialect.name} names, but {error}{_looks_like(state, dialect)}") from None
     shapes = layout(spec)
     own = {ours: dialect.leaves.read(ours, state[theirs]) for ours, theirs in keys.items() if theirs is not None and theirs in state}
+    for ours, value in own.items():
+        if len(shapes[ours]) == MIXED and value.ndim == 2 and value.numel() == math.prod(shapes[ours]):
+            own[ours] = value.reshape(shapes[ours])  # mixed convolutions are kept flat, one row an expert
     counters = [ours for ours in keys if ours.endswith("num_batches_tracked")]
     missing = [theirs for ours, theirs in keys.items() if theirs is not None and ours not in own and ours not in counters]
     taken = set(keys.values())
@@ -144,4 +153,6 @@ def to_dialect(state: Mapping[str, Tensor], spec: NetworkSpec, name: str) -> dic
     if name not in written:
         raise ArgumentError(f"can't write the names of {name!r}; possible: {', '.join(written)}")
     dialect = DIALECTS[name]
-    return {theirs: dialect.leaves.write(own, state[own]) for own, theirs in key_map(spec, dialect).items() if theirs is not None}
+    names = key_map(spec, dialect)
+    flat = {own: value.flatten(1) if value.ndim == MIXED else value for own, value in state.items()}
+    return {theirs: dialect.leaves.write(own, flat[own]) for own, theirs in names.items() if theirs is not None}

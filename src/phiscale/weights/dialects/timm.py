@@ -3,18 +3,35 @@
 Source: huggingface/pytorch-image-models timm/models/efficientnet.py and _efficientnet_blocks.py.
 """
 
-from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TF, Dialect, Numerics, names_of
+from phiscale.architecture import Block, NetworkSpec, blocks
+from phiscale.weights.dialects.dialect import TF, TORCH, Dialect, Numerics, names_of
 
+# where timm's name is another
+NAMES = {
+    "efficientnet_edgetpu_s": "efficientnet_es",
+    "efficientnet_edgetpu_m": "efficientnet_em",
+    "efficientnet_edgetpu_l": "efficientnet_el",
+    "mobilenet_v1": "mobilenetv1_100",
+    "mobilenet_v2": "mobilenetv2_100",
+    "mnasnet_a1": "semnasnet_100",
+    "mnasnet_b1": "mnasnet_100",
+}
+# timm has these with torch's numerics alone
+ONLY_TORCH = frozenset(
+    ("mobilenet_v1", "mobilenet_v2", "mnasnet_a1", "mnasnet_b1", "efficientnet_x_b3", "efficientnet_x_b5", "efficientnet_h_b5")
+)
 # timm has these as tf_ models alone
 ONLY_TF = frozenset(f"efficientnetv2_b{number}" for number in range(4))
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:
-    """Norms count up in order of execution, so that a block that doesn't expand begins with `conv_dw, bn1`."""
-    names = {"stem.0.conv": "conv_stem", "stem.0.bn": "bn1"}
-    for block in blocks(spec):
-        theirs = f"blocks.{block.stage}.{block.position}"
+    """Norms count up in order of execution, so that a block that doesn't expand begins with `conv_dw, bn1`.
+
+    Space to depth is the stem's second convolution to us, the first block's first to timm.
+    """
+    names = {"stem.0.conv": "conv_stem", "stem.0.bn": "bn1", "stem.1.conv": "blocks.0.0.conv_s2d", "stem.1.bn": "blocks.0.0.bn_s2d"}
+    plan = blocks(spec)
+    for block, theirs in zip(plan, places(plan), strict=True):
         match block.kind:
             case "mbconv" if block.expands:
                 parts = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
@@ -27,17 +44,34 @@ def modules(spec: NetworkSpec) -> dict[str, str]:
         for number, (part, conv) in enumerate(parts.items(), 1):
             names[f"{block.name}.{part}.conv"] = f"{theirs}.{conv}"
             names[f"{block.name}.{part}.bn"] = f"{theirs}.bn{number}"
+        names[f"{block.name}.routing"] = f"{theirs}.routing_fn"
         names[f"{block.name}.se.reduce"] = f"{theirs}.se.conv_reduce"
         names[f"{block.name}.se.expand"] = f"{theirs}.se.conv_expand"
     return names | {"head.conv": "conv_head", "head.bn": "bn2", "classifier": "classifier"}
 
 
+def places(plan: tuple[Block, ...]) -> list[str]:
+    """`blocks.S.B` of each block. Blocks of one width are one stage to timm, also where their expansion or kernel differs."""
+    found: list[str] = []
+    stage, position, last = -1, 0, None
+    for block in plan:
+        same = last is not None and block.stride == 1 and (block.kind, block.w_out) == (last.kind, last.w_out)
+        stage, position = (stage, position + 1) if same else (stage + 1, 0)
+        found.append(f"blocks.{stage}.{position}")
+        last = block
+    return found
+
+
 def numerics(spec: NetworkSpec) -> Numerics | None:
-    return TF if ONLY_TF.intersection(names_of(spec)) else None
+    names = names_of(spec)
+    if ONLY_TF.intersection(names):
+        return TF
+    return TORCH if ONLY_TORCH.intersection(names) else None
 
 
 def could_be(spec: NetworkSpec) -> str:
-    name = next(iter(names_of(spec)), "model")
+    ours = next(iter(names_of(spec)), "model")
+    name = NAMES.get(ours, ours)
     return f"timm's {name} (torch's numerics) or tf_{name} (TF's)"
 
 

@@ -7,9 +7,7 @@ from phiscale.architecture import NetworkSpec, blocks
 from phiscale.weights.dialects.dialect import TF_PORT, TORCH, Dialect, Numerics, names_of
 
 B0_TO_B4 = frozenset(f"efficientnet_b{number}" for number in range(5))
-PORTS = frozenset(
-    [f"efficientnet_b{number}" for number in range(5, 8)] + [f"efficientnet{v2}_{size}" for v2 in ("v2", "_v2") for size in "sml"]
-)
+PORTS = frozenset([f"efficientnet_b{number}" for number in range(5, 8)] + [f"efficientnetv2_{size}" for size in "sml"])
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:
