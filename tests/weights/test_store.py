@@ -66,8 +66,9 @@ def test_labels_stay_one_a_line():
 @pytest.mark.parametrize(
     ("file", "damage", "says"),
     [
-        ("model.safetensors", lambda raw: raw[: len(raw) // 2], "not a readable weight file"),
-        ("model.safetensors", lambda _: b"", "not a readable weight file"),
+        ("model.safetensors", lambda raw: raw[: len(raw) // 2], "not a readable safetensors file"),
+        ("model.safetensors", lambda _: b"", "not a readable safetensors file"),
+        ("model.safetensors", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "changed or damaged"),
         ("config.json", lambda raw: raw[:50], "can't read config.json"),
         ("config.json", lambda _: b"{}", "not written by phiscale"),
         ("config.json", lambda raw: raw.replace(b'"schema": 1', b'"schema": 99', 1), "newer phiscale"),

@@ -22,7 +22,7 @@ from phiscale.nn.network import Pooling, initialise_as_torch
 from phiscale.runtime.machine import free_bytes
 from phiscale.weights.dialects import DIALECTS, TF, TORCH, Numerics, as_filed, body, names_of, numerics_of, recognise, to_own
 from phiscale.weights.download import checksum_in, download
-from phiscale.weights.files import check_finite, read_tensors
+from phiscale.weights.files import check_finite, in_float32, read_tensors
 from phiscale.weights.inherit import Inheritance, carry_over, fits_inside, kin
 from phiscale.weights.sources import Record, at_hand, fetch, find, records
 from phiscale.weights.store import CONFIG, MODEL, load_folder
@@ -272,7 +272,7 @@ def _from_record(spec: NetworkSpec, record: Record) -> tuple[dict[str, Tensor], 
         raise WeightsError(f"the weights {record.name} are {of}, not of this network")
     dialect = DIALECTS[record.dialect]
     state = dialect.clean(read_tensors(fetch(record)))
-    own = to_own(state, spec.with_classes(record.num_classes, 3), dialect)
+    own = in_float32(to_own(state, spec.with_classes(record.num_classes, 3), dialect))
     check_finite(own, record.name)
     if record.channels == "bgr":
         own[STEM] = own[STEM].flip(1)
@@ -281,9 +281,12 @@ def _from_record(spec: NetworkSpec, record: Record) -> tuple[dict[str, Tensor], 
 
 def _from_file(spec: NetworkSpec, path: Path, said: Numerics | None) -> tuple[dict[str, Tensor], Loaded]:
     state = read_tensors(path)
-    dialect = recognise(frozenset(state))
-    state = dialect.clean(state)
-    own = to_own(state, as_filed(state, spec, dialect), dialect)
+    try:
+        dialect = recognise(frozenset(state))
+        state = dialect.clean(state)
+        own = in_float32(to_own(state, as_filed(state, spec, dialect), dialect))
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
     check_finite(own, str(path))
     fixed = dialect.numerics(spec) or _named_beside(path)
     if said and fixed and said != fixed:

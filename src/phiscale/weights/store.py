@@ -1,5 +1,6 @@
 """phiscale's own folder: `model.safetensors` under `layout(spec)`'s names, `config.json`, `labels.txt`; written whole or not at all."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ def save_model(
     preprocess: Preprocess,
     labels: Sequence[str] | None = None,
 ) -> Path:
-    """Write the folder, each file atomically, the weights last; give back the folder.
+    """Write the folder, each file atomically, `config.json` with the weights' checksum last; give back the folder.
 
     ArgumentError where labels don't fit the classifier; WeightsError where the weights are not the design's or not finite.
     """
@@ -44,6 +45,7 @@ def save_model(
     check_finite(tensors, design.name)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / MODEL, lambda path: save_file(tensors, path, {"format": "pt"}))
     config = {
         "schema": SCHEMA,
         "library": "phiscale",
@@ -51,11 +53,11 @@ def save_model(
         "design": design.to_dict(),
         "preprocess": preprocess.to_dict(),
         "labels": list(labels) if labels is not None else None,
+        "sha256": sha256(folder / MODEL),
     }
     if labels is not None:
         _write(folder / LABELS, lambda path: path.write_text(labels_text(labels), encoding="utf-8"))
     _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
-    _write(folder / MODEL, lambda path: save_file(tensors, path, {"format": "pt"}))
     return folder
 
 
@@ -79,11 +81,19 @@ def load_folder(folder: str | Path) -> tuple[dict[str, Tensor], Design, Preproce
     if labels is not None and (not isinstance(labels, list) or len(labels) != design.spec.num_classes):
         raise WeightsError(f"{config_path}: needs {design.spec.num_classes} labels, one a class")
     state = read_tensors(folder / MODEL)
+    # no format of weights checks its own bytes
+    if "sha256" in config and config["sha256"] != sha256(folder / MODEL):
+        raise WeightsError(f"{folder / MODEL} was changed or damaged after it was saved: its checksum is not the one in {CONFIG}")
     if differs := difference({key: tuple(value.shape) for key, value in state.items()}, design.spec):
         raise WeightsError(f"{folder / MODEL} is not the network of {CONFIG}: {differs}")
     check_finite(state, str(folder / MODEL))
     state = {key: state[key] for key in layout(design.spec)}
     return state, design, preprocess, tuple(str(label) for label in labels) if labels is not None else None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def labels_text(labels: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ Fields = dict[int, list[int | bytes]]
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """All numeric variables by name. `path`: prefix, `.index` file, folder, or `.tar.gz` of one. WeightsError for anything else."""
     path = Path(path)
-    if tarfile.is_tarfile(path) if path.is_file() else False:
+    if path.is_file() and path.suffix != ".index":
         return _from_tar(path)
     index = _index_of(path)
     prefix = index.with_suffix("")
