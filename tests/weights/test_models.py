@@ -55,7 +55,7 @@ def test_a_state_dict_file_gives_its_logits(tmp_path, images):
 
 def test_names_go_there_and_back():
     state = shaken(SPEC).state_dict()
-    for name in (dialect.name for dialect in DIALECTS.values() if dialect.writes):
+    for name in ("phiscale", "efficientnet_pytorch", "timm", "torchvision"):
         theirs = to_dialect(state, SPEC, name)
         back = to_own(theirs, SPEC, DIALECTS[name])
         assert list(back) == list(state)

@@ -43,7 +43,8 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.pooling, self.resize_to, self.recompute = pooling, resize_to, recompute
+        self.pooling: Pooling = pooling
+        self.resize_to, self.recompute = resize_to, recompute
         conv = conv_norm_of(spec, bn_momentum)
         plan = blocks(spec)
 
