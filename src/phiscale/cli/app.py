@@ -23,6 +23,7 @@ COMMANDS = {
     "list": ("Look", "The published networks: params, MACs, resolution, accuracy, weights."),
     "show": ("Look", "What a network is and what each stage of it costs."),
     "design": ("Look", "Scale a network by hand, by φ, or to a budget."),
+    "reproduce": ("Look", "A table of the EfficientNet paper beside our own numbers."),
     "doctor": ("Look", "What this installation can do: runtimes, weights, processor."),
 }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from phiscale.cli.console import Steps, emit, emit_json, say
-from phiscale.cli.options import Json, Macs, Memory, Params, Seed
+from phiscale.cli.options import Json, Latency, Macs, Memory, Params, Runtime, Seed
 from phiscale.errors import ArgumentError
 
 
@@ -20,12 +20,16 @@ def command(
     *,
     network: Annotated[
         str | None,
-        Parameter(help="A published network or a design file. Default: the largest EfficientNet-Lite inside the budget."),
+        Parameter(help="A published network or a design file. Default: the best EfficientNet-Lite inside the budget."),
     ] = None,
     macs: Macs = None,
     params: Params = None,
     memory: Memory = None,
-    weights: Annotated[str, Parameter(help="Where training starts: auto (the best published at hand), none, or a file.")] = "auto",
+    latency: Latency = None,
+    runtime: Runtime = None,
+    weights: Annotated[
+        str, Parameter(help="Where training starts: auto (the best published at hand, carried over to the size), none, or a file.")
+    ] = "auto",
     recipe: Annotated[str | None, Parameter(help="finetune or scratch. Default: finetune, or scratch with --weights none.")] = None,
     epochs: Annotated[int | None, Parameter(help="Passes over the training images. Default: the recipe's.")] = None,
     batch: Annotated[int | None, Parameter(help="Images a step. Default: the recipe's.")] = None,
@@ -64,9 +68,9 @@ def command(
             else:
                 assert images is not None
                 run = fit(
-                    images, network=network, macs=macs, params=params, memory=memory, weights=weights, recipe=recipe, epochs=epochs,
-                    batch=batch, learning_rate=learning_rate, resolution=resolution, flip=flip, seed=seed, threads=threads,
-                    workers=workers, out=output, watch=steps,
+                    images, network=network, macs=macs, params=params, memory=memory, latency=latency, runtime=runtime, weights=weights,
+                    recipe=recipe, epochs=epochs, batch=batch, learning_rate=learning_rate, resolution=resolution, flip=flip,
+                    seed=seed, threads=threads, workers=workers, out=output, watch=steps,
                 )  # fmt: skip
         except KeyboardInterrupt:
             where = steps.folder

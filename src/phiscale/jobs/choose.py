@@ -1,13 +1,13 @@
 """Which design to train: the one that was named, or the best of the family inside the budget."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phiscale.architecture import Design, policy
 from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import row, rows
 from phiscale.architecture.scaling import Coefficients
-from phiscale.cost import Budget, cost, search_budget
+from phiscale.cost import Budget, BudgetFit, cost, search_budget
 from phiscale.cost.budget import amount_text
 from phiscale.errors import BudgetError
 
@@ -60,6 +60,21 @@ def keeps(design: Design, budget: Budget) -> bool:
     return all(share <= 1 for share in budget.shares(cost(design)).values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """A design inside a budget. `fit`: what binds, for analytic limits alone; `tried`: each design that was measured, in milliseconds."""
+
+    design: Design
+    fit: BudgetFit | None = None
+    tried: tuple[tuple[Design, float], ...] = ()
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The measured median of the design; None where nothing was measured."""
+        own = [ms for made, ms in self.tried if (made.spec, made.resolution) == (self.design.spec, self.design.resolution)]
+        return own[-1] if own else None
+
+
 def scale_to(
     design: Design,
     budget: Budget,
@@ -72,19 +87,29 @@ def scale_to(
     threads: int | None = None,
     batch: int = 1,
     table: str | Path | None = None,
-) -> Design:
-    """The largest phi inside `budget`; a latency in it is measured here, or read from `table` (measured perhaps elsewhere)."""
+) -> Scaled:
+    """The largest phi inside `budget`; a latency in it is measured here, or read from `table` (measured perhaps elsewhere).
+
+    depth, width, resolution: factors fixed by hand, for analytic limits. BudgetError says which limit can't be kept.
+    """
     if budget.latency is None:
-        return search_budget(design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution).design
+        fit = search_budget(design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution)
+        return Scaled(design=fit.design, fit=fit)
     if (depth, width, resolution) != (None, None, None):
         raise BudgetError("a latency is kept by φ alone; leave --depth, --width and --resolution out, or --latency")
     # what needs a runtime is imported where it is used: analytic budgets answer without one
-    from phiscale.deploy.latency_budget import default_cache, fit_latency
+    from phiscale.deploy.latency import setting
+    from phiscale.deploy.latency_budget import default_cache, fit_table, measured_in, search_latency
 
-    return fit_latency(
-        design, budget.latency * 1e3, runtime=runtime, threads=threads, batch=batch, coefficients=coefficients,
-        budget=replace(budget, latency=None), table=table, cache=default_cache(),
-    )  # fmt: skip
+    limit, analytic = budget.latency * 1e3, replace(budget, latency=None)
+    tried: tuple[tuple[Design, float], ...] = ()
+    if table is not None:
+        made = fit_table(design, limit, table=table, coefficients=coefficients, budget=analytic, threads=threads, batch=batch)
+    else:
+        clock = measured_in(setting(runtime=runtime, threads=threads, batch=batch), cache=default_cache())
+        found = search_latency(design, limit, measure=clock, coefficients=coefficients, budget=analytic)
+        made, tried = found.design, tuple((each, stats.p50) for each, stats in found.tried)
+    return Scaled(design=replace(made, origin=replace(made.origin, budget=str(budget))), tried=tried)
 
 
 def _for_images(design: Design, typical_side: int, said: list[str]) -> Design:
@@ -101,7 +126,7 @@ def _of_family(budget: Budget, typical_side: int, runtime: str | None) -> tuple[
     baseline = _for_images(own, typical_side, said)
     # where the images hold no more pixels, phi grows depth and width alone
     how = Coefficients(gamma=1.0) if baseline.resolution < own.resolution else None
-    scaled = _for_images(scale_to(baseline, budget, coefficients=how, runtime=runtime), typical_side, [])
+    scaled = _for_images(scale_to(baseline, budget, coefficients=how, runtime=runtime).design, typical_side, [])
     trained = [_for_images(r.design, typical_side, []) for r in rows().values() if r.family == FAMILY and _trained(r.name)]
     inside = [member for member in trained if keeps(member, budget) and cost(member).macs <= cost(scaled).macs]
     if inside:
@@ -139,7 +164,7 @@ def _lower_resolution(design: Design, budget: Budget, runtime: str | None) -> De
     if measure(lower, runtime=runtime).p50 <= budget.latency * 1e3:
         return lower
     # gamma is sqrt(2): one step of phi halves the pixels
-    found = scale_to(lower, budget, coefficients=policy("resolution"), runtime=runtime)
+    found = scale_to(lower, budget, coefficients=policy("resolution"), runtime=runtime).design
     return design.at(max(SMALLEST, min(found.resolution, lower.resolution)))
 
 
