@@ -140,3 +140,9 @@ def test_auto_takes_the_lite_weights_at_hand():
     assert record == find("efficientnet_lite_pytorch/efficientnet_lite0")
     assert (record.preprocess.crop, record.preprocess.resize, record.preprocess.mean) == (224, 256, (0.5, 0.5, 0.5))
     assert state["classifier.weight"].shape == (1000, 1280)
+
+
+def test_a_network_that_this_machine_cannot_hold_is_refused_before_it_is_built():
+    giant = phiscale.scale(phiscale.design("efficientnet_b7"), phi=20)
+    with pytest.raises(ArgumentError, match=r"the weights alone need .* GB, and this machine has"):
+        phiscale.create_model(giant)
