@@ -11,9 +11,10 @@ from phiscale.version import VERSION
 if TYPE_CHECKING:
     from phiscale.architecture import Coefficients, Design, NetworkSpec, Preprocess, scale
     from phiscale.architecture.catalog import design, list_networks
-    from phiscale.cost import Budget, Cost, fit_budget
+    from phiscale.cost import Budget, Cost
+    from phiscale.jobs.choose import fit_budget
     from phiscale.runtime import load
-    from phiscale.weights import create_model, load_weights
+    from phiscale.weights import create_model, inherit, load_weights
 
 __version__ = VERSION
 
@@ -26,7 +27,8 @@ _HOMES = {
     "Preprocess": "phiscale.architecture",
     "create_model": "phiscale.weights",
     "design": "phiscale.architecture.catalog",
-    "fit_budget": "phiscale.cost",
+    "fit_budget": "phiscale.jobs.choose",
+    "inherit": "phiscale.weights",
     "list_networks": "phiscale.architecture.catalog",
     "load": "phiscale.runtime",
     "load_weights": "phiscale.weights",
@@ -44,6 +46,7 @@ __all__ = [
     "create_model",
     "design",
     "fit_budget",
+    "inherit",
     "list_networks",
     "load",
     "load_weights",

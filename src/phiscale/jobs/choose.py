@@ -112,6 +112,35 @@ def scale_to(
     return Scaled(design=replace(made, origin=replace(made.origin, budget=str(budget))), tried=tried)
 
 
+def fit_budget(
+    design: Design,
+    *,
+    macs: str | float | None = None,
+    params: str | float | None = None,
+    memory: str | float | None = None,
+    latency: str | float | None = None,
+    coefficients: Coefficients | None = None,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: float | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+    latency_table: str | Path | None = None,
+) -> Design:
+    """The largest phi (negative too) that keeps every limit: "1G", "8M", "64MB", "15ms". See `scale_to`.
+
+    >>> from phiscale.architecture.catalog import design
+    >>> fit_budget(design("efficientnet_b0"), macs="1G").cost.macs
+    993797968
+    """
+    budget = Budget.parse(macs=macs, params=params, memory=memory, latency=latency)
+    return scale_to(
+        design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution,
+        runtime=runtime, threads=threads, batch=batch, table=latency_table,
+    ).design  # fmt: skip
+
+
 def _for_images(design: Design, typical_side: int, said: list[str]) -> Design:
     side = max(LEAST_USEFUL, ENLARGE * typical_side)
     if not typical_side or side >= design.resolution:
