@@ -58,7 +58,7 @@ def assert_same_answers(a: Tensor, b: Tensor) -> None:
 
 
 @given(spec=specs, width=st.floats(1, 3), depth=st.floats(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_what_is_said_to_be_exact_is(spec: NetworkSpec, width: float, depth: float) -> None:
     spec = replace(spec, num_classes=spec.num_classes or 2)
     target = scale_spec(spec, width=width, depth=depth, rounding=Rounding(divisor=4))

@@ -88,7 +88,7 @@ def command(
     if scaled.fit is not None:
         emit(f"binds        {' and '.join(scaled.fit.binds)}: the next larger design breaks it")
     if scaled.latency_ms is not None:
-        emit(f"latency      {scaled.latency_ms:.3g} ms, the median of {len(scaled.tried)} designs measured")
+        emit(f"latency      {scaled.latency_ms:.3g} ms (median; {len(scaled.tried)} designs were measured)")
 
 
 def _plot(path: Path, start: Design, scaled: Scaled, budget: Budget, how: Coefficients | None) -> Path:
