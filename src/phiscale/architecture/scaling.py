@@ -4,8 +4,10 @@ How a scaled number becomes whole is a choice of each publication and is an argu
 """
 
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from phiscale.architecture.design import Design, Origin
@@ -36,6 +38,20 @@ class Coefficients:
         1.92
         """
         return self.alpha * self.beta**2 * self.gamma**2
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Coefficients":
+        """The [coefficients] of a TOML file; what else it holds is for people. ArgumentError where there are none."""
+        try:
+            held = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("coefficients")
+        except (OSError, ValueError) as error:
+            raise ArgumentError(f"can't read coefficients from {path}: {error}") from None
+        letters = ("alpha", "beta", "gamma")
+        if not isinstance(held, Mapping) or not all(
+            isinstance(held.get(name), (int, float)) and not isinstance(held.get(name), bool) for name in letters
+        ):
+            raise ArgumentError(f"{path} has no [coefficients] table with alpha, beta and gamma; `phiscale search` writes one")
+        return cls(**{name: float(held[name]) for name in letters})
 
 
 # Each doubles the multiply-adds at phi = 1 before rounding ("compound": nearly)

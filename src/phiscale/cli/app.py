@@ -16,6 +16,7 @@ DONE, FAILED, WRONG_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 # name: (group, one line of help). The command is `command` in cli/NAME.py
 COMMANDS = {
     "fit": ("Train", "Train a classifier on a folder of images, inside a budget."),
+    "search": ("Train", "Find α, β, γ for a baseline on your images."),
     "evaluate": ("Use", "Accuracy, per class, calibration and confusion on labelled images."),
     "predict": ("Use", "Labels and probabilities of image files, without PyTorch."),
     "export": ("Use", "Write a run's bundle, or its model for other programs."),

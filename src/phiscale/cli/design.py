@@ -118,6 +118,8 @@ def _how(policy: str | None, coefficients: str | None) -> Coefficients | None:
 def _coefficients(text: str | None) -> Coefficients | None:
     if text is None:
         return None
+    if text.endswith(".toml"):
+        return Coefficients.read(text)
     try:
         alpha, beta, gamma = (float(part) for part in text.split(","))
     except ValueError:

@@ -22,13 +22,14 @@ Format = Callable[[float], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Points joined by a line with its name at the end. tone: a, b or c (colours of the style sheet)."""
+    """Points joined by a line with its name at the end. tone: a, b or c (colours of the style sheet), or grid (thin, no dots)."""
 
     label: str
     points: Sequence[Point]
     tone: str = "a"
     joined: bool = True
     names: Sequence[str] = ()  # written beside the points
+    hints: Sequence[str] = ()  # shown when a point is pointed at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +105,11 @@ def chart(
         if line.joined and len(at) > 1:
             path = " ".join(f"{px},{py}" for px, py in at)
             parts.append(Markup('<polyline class="line {}" points="{}"/>').format(line.tone, path))
-        if not line.joined or len(at) <= 40:
+        if line.tone != "grid" and (not line.joined or len(at) <= 40):
             names = [*line.names, *[""] * (len(at) - len(line.names))]
-            for (px, py), (vx, vy), text in zip(at, points, names, strict=True):
-                said = f"{text or line.label}: {x.form(vx)}, {y.form(vy)}"
+            hints = [*line.hints, *[""] * (len(at) - len(line.hints))]
+            for (px, py), (vx, vy), text, hint in zip(at, points, names, hints, strict=True):
+                said = f"{hint or text or line.label}: {x.form(vx)}, {y.form(vy)}"
                 parts.append(
                     Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"><title>{}</title></circle>').format(line.tone, px, py, said)
                 )
@@ -120,7 +122,7 @@ def chart(
         parts.append(Markup('<circle class="mark" cx="{}" cy="{}" r="6"><title>{}</title></circle>').format(_x(x, vx), _y(y, vy), text))
     for at, text, tone in _apart(ends):
         parts.append(Markup('<text class="end {}" x="{}" y="{}">{}</text>').format(tone, WIDTH - RIGHT + 8, at + 4, text))
-    return _svg(name, title, about, parts)
+    return frame(name, title, about, parts)
 
 
 def reliability(name: str, *, bins: Sequence[Bin]) -> Markup:
@@ -141,7 +143,7 @@ def reliability(name: str, *, bins: Sequence[Bin]) -> Markup:
     parts.append(Markup('<line class="ideal" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(_x(x, 0), _y(y, 0), _x(x, 1), _y(y, 1)))
     parts.append(Markup('<text class="end ideal-text" x="{}" y="{}">perfect</text>').format(_x(x, 1) + 8, _y(y, 1) + 4))
     about = "; ".join(f"{held.low:.0%} to {held.high:.0%}: {held.accuracy:.0%} right of {held.n}" for held in bins)
-    return _svg(name, "Reliability diagram", about, parts)
+    return frame(name, "Reliability diagram", about, parts)
 
 
 def _percent(value: float) -> str:
@@ -185,7 +187,8 @@ def _apart(ends: Sequence[tuple[float, str, str]]) -> list[tuple[float, str, str
     return placed
 
 
-def _svg(name: str, title: str, about: str, parts: Sequence[Markup]) -> Markup:
+def frame(name: str, title: str, about: str, parts: Sequence[Markup]) -> Markup:
+    """The SVG element around `parts`, with what a reader who can't see it should know."""
     head = Markup(
         '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{n}-title {n}-about">'
         '<title id="{n}-title">{title}</title><desc id="{n}-about">{about}</desc>'

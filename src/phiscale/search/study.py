@@ -12,6 +12,7 @@ run is put in again. (Optuna's own heartbeats know databases only, and trust the
 import base64
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -328,6 +329,8 @@ class Study:
         self._keep(job.run, {"state": state.name, "value": value, "curve": sorted(curve.items()), "hits": hits})
         with plain_errors(self.url):
             self.storage.set_trial_state_values(trial_id, state=state, values=[value])
+        if job.folder is not None:
+            shutil.rmtree(job.folder, ignore_errors=True)  # what it would have gone on from
 
     def _give_back(self, trial_id: int, *, why: str, hopeless: bool) -> None:
         """The trial fails; unless it is hopeless, the run is put in again. Where the storage is broken, the reaper does it later."""

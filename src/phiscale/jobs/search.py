@@ -1,0 +1,397 @@
+"""From a baseline and images to coefficients: the feasible grid, a study that trains it, what may be concluded, a report."""
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from phiscale.architecture import Design
+from phiscale.architecture.toml import dumps
+from phiscale.atomic import as_run_error, write_text
+from phiscale.cost import Budget
+from phiscale.data.find import ImageSet, find_images
+from phiscale.data.load import typical_side
+from phiscale.errors import ArgumentError, PhiscaleError, RunError
+from phiscale.jobs.choose import ENLARGE, LEAST_USEFUL, named_design
+from phiscale.jobs.watch import Watcher
+from phiscale.report.study import write_study
+from phiscale.search import Candidate, Grid, feasible
+from phiscale.search.setup import Setup
+from phiscale.search.storage import need_optuna
+from phiscale.search.study import Findings, Run, Study, give_folder
+from phiscale.version import VERSION
+
+ABOUT, COEFFICIENTS, TRIALS, CURVES, REPORT = "study.json", "coefficients.toml", "trials.csv", "curves.csv", "report.html"
+DATABASE = "study.db"
+LOOK = 1.0  # seconds between two looks at the study
+Show = Callable[[Sequence[Run]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a person asked of `search`, as study.json keeps it and --resume reads it."""
+
+    baseline: str
+    images: str
+    ratio: float = 2.0
+    tolerance: float = 0.05
+    grid: Grid = Grid()
+    budget: Budget = Budget()
+    epochs: int = 9
+    pruner: str = "halving"
+    finalists: int = 4
+    seeds: int = 3
+    seed: int = 0
+    resolution: int | None = None
+    flip: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a search would train, before it does."""
+
+    baseline: Design
+    points: tuple[Candidate, ...]
+    images: ImageSet
+    setup: Setup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished study: its folder (study.json, coefficients.toml, trials.csv, report.html), what it says, and every run."""
+
+    folder: Path
+    findings: Findings
+    runs: tuple[Run, ...]
+
+
+def plan(asked: Asked, *, watch: Watcher | None = None) -> Plan:
+    """The feasible grid on a set of images. BudgetError where there is none; DataError where the images can't be used."""
+    tell = watch or Watcher()
+    images = find_images(asked.images, seed=asked.seed)
+    baseline = named_design(asked.baseline)
+    if asked.resolution is not None:
+        baseline = baseline.at(asked.resolution)
+    elif (side := max(LEAST_USEFUL, ENLARGE * typical_side(images))) < baseline.resolution:
+        tell.say(f"the images are small, so the baseline looks at {side} px instead of {baseline.resolution}; --resolution says otherwise")
+        baseline = baseline.at(side)
+    baseline = baseline.with_classes(len(images.classes))
+    points = feasible(
+        baseline, grid=asked.grid, ratio=asked.ratio, tolerance=asked.tolerance, budget=asked.budget,
+        latency=_latencies if asked.budget.latency is not None else None,
+    )  # fmt: skip
+    from phiscale.jobs.fit import fingerprint
+    from phiscale.jobs.proxy import proxy_recipe
+
+    recipe = proxy_recipe(len(images.splits["train"]), epochs=asked.epochs)
+    recipe = replace(recipe, augment=replace(recipe.augment, flip=asked.flip))
+    ranges = {
+        name: f"{r.low:g}:{r.high:g}:{r.step:g}"
+        for name, r in (("alpha", asked.grid.alpha), ("beta", asked.grid.beta), ("gamma", asked.grid.gamma))
+    }
+    setup = Setup(
+        baseline=baseline,
+        images={
+            "source": asked.images,
+            "fingerprint": fingerprint(images),
+            "classes": len(images.classes),
+            "train": len(images.splits["train"]),
+            "val": len(images.splits["val"]),
+        },
+        recipe=json.loads(json.dumps(recipe.to_dict())),
+        asked={"ratio": asked.ratio, "tolerance": asked.tolerance, "limits": str(asked.budget)} | ranges,
+        epochs=asked.epochs,
+        pruner=asked.pruner,
+        finalists=asked.finalists,
+        seeds=asked.seeds,
+        seed=asked.seed,
+    )
+    return Plan(baseline=baseline, points=points, images=images, setup=setup)
+
+
+def _latencies(designs: Sequence[Design]) -> list[float]:
+    from phiscale.deploy.latency import bench
+
+    rows = bench({str(number): made for number, made in enumerate(designs)}, seconds=0.5)
+    return [stats.p50 / 1e3 for _, stats in rows]
+
+
+def estimate_seconds(plan: Plan, *, workers: int = 1) -> float:
+    """How long the study will take here: two real training steps of the baseline, times multiply-adds, images and epochs.
+
+    Pruning is counted as successive halving leaves it: a third goes on after epoch 1, a third of those after epoch 3.
+    """
+    import torch
+
+    from phiscale.nn import Network
+
+    batch = 8
+    network = Network(plan.baseline.spec).train()
+    images = torch.randn(batch, plan.baseline.spec.in_channels, plan.baseline.resolution, plan.baseline.resolution)
+    took: list[float] = []
+    for _ in range(3):
+        start = time.perf_counter()
+        network(images).mean().backward()
+        took.append(time.perf_counter() - start)
+    setup = plan.setup
+    per_mac = min(took) / batch / plan.baseline.cost.macs
+    mean_macs = sum(point.cost.macs for point in plan.points) / len(plan.points)
+    first, left, since = 0.0, float(len(plan.points)), 0
+    if setup.pruner == "none":
+        first = left * setup.epochs
+    else:
+        rung = 1
+        while since < setup.epochs:
+            until = min(rung, setup.epochs)
+            first += max(1.0, left) * (until - since)
+            left, since, rung = left / 3, until, rung * 3
+    epochs = first + min(setup.finalists, len(plan.points)) * setup.seeds * setup.epochs
+    seen = setup.images["train"] + setup.images["val"] / 3  # validation is one forward pass, a third of a step
+    return epochs * seen * mean_macs * per_mac / min(workers, max(1, os.cpu_count() or 1))
+
+
+def search(
+    asked: Asked,
+    *,
+    storage: str | None = None,
+    name: str = "search",
+    workers: int = 1,
+    threads: int | None = None,
+    out: str | Path | None = None,
+    watch: Watcher | None = None,
+    show: Show | None = None,
+) -> Result:
+    """Train the feasible grid and find α, β, γ: a study in the folder `out` (None: studies/BASELINE-IMAGES), with `workers` processes.
+
+    storage  None: one SQLite file in the folder; or see search/storage.py
+    RunError, with the difference, where the folder or the storage holds a study made for something else.
+    """
+    need_optuna()
+    tell = watch or Watcher()
+    folder = Path(out) if out is not None else Path("studies") / f"{Path(asked.baseline).stem}-{Path(asked.images).resolve().stem}"
+    made = plan(asked, watch=tell)
+    try:
+        give_folder(folder)
+    except OSError as error:
+        raise as_run_error(error, folder.parent) from error
+    url = storage or f"sqlite:///{(folder / DATABASE).resolve()}"
+    study = Study.create(made.setup, made.points, storage=url, name=name, folder=folder)
+    about = {
+        "phiscale": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "baseline": asked.baseline,
+        "images": str(Path(asked.images).resolve()) if Path(asked.images).exists() else asked.images,
+        "storage": storage,
+        "study": name,
+        "workers": workers,
+    }
+    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    tell.began(folder)
+    tell.say(f"study: {len(made.points)} networks at {asked.ratio:g} times {made.baseline.name}, in {folder}")
+    return _run(study, folder, images=str(about["images"]), workers=workers, threads=threads, show=show)
+
+
+def join(
+    where: str,
+    *,
+    images: str | None = None,
+    name: str = "search",
+    workers: int = 1,
+    threads: int | None = None,
+    show: Show | None = None,
+    watch: Watcher | None = None,
+) -> Result | None:
+    """Go on with a study, or help with it: `where` is its folder, or its storage's address (then `images` is needed; no folder is written).
+
+    A folder gives back the Result; a bare storage None, because the report is written where the folder is.
+    """
+    need_optuna()
+    tell = watch or Watcher()
+    folder = Path(where) if "://" not in where and not where.startswith("journal:") else None
+    url = where
+    if folder is not None:
+        about = _about(folder)
+        url = about["storage"] or f"sqlite:///{(folder / DATABASE).resolve()}"
+        name, images = about["study"], images or about["images"]
+        if about["storage"] is None and not (folder / DATABASE).is_file():
+            raise RunError(
+                f"{folder}/{DATABASE} is gone; run the first command again with -o {folder}: finished trials are read back from it"
+            )
+    if images is None:
+        raise ArgumentError("joining by a storage's address needs the images on this machine: phiscale search --join ADDRESS IMAGES")
+    study = Study.join(storage=url, name=name, folder=folder)
+    _refuse_other_images(study, images)
+    if folder is not None:
+        study.read_back()
+        tell.began(folder)
+        return _run(study, folder, images=images, workers=workers, threads=threads, show=show)
+    _train(study, None, images=images, workers=workers, threads=threads, show=show)
+    return None
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        assert isinstance(about, dict)
+    except (OSError, ValueError, AssertionError):
+        raise ArgumentError(
+            f"{folder} is no study: it has no readable {ABOUT}; `phiscale search BASELINE IMAGES -o {folder}` makes one"
+        ) from None
+    return about
+
+
+def _refuse_other_images(study: Study, images: str) -> None:
+    from phiscale.jobs.fit import fingerprint
+
+    found = find_images(images, seed=study.setup.seed)
+    study.refuse_other(replace(study.setup, images=dict(study.setup.images) | {"fingerprint": fingerprint(found)}))
+
+
+# --- the workers -------------------------------------------------------------------------------------
+
+
+def _run(study: Study, folder: Path, *, images: str, workers: int, threads: int | None, show: Show | None) -> Result:
+    _train(study, folder, images=images, workers=workers, threads=threads, show=show)
+    study.keep()
+    runs, found = study.runs(), study.findings()
+    write_text(folder / COEFFICIENTS, coefficients_toml(study.setup, found))
+    write_text(folder / TRIALS, trials_csv(runs))
+    write_text(folder / CURVES, curves_csv(runs))
+    write_study(folder / REPORT, setup=study.setup, runs=runs, findings=found)
+    return Result(folder=folder, findings=found, runs=tuple(runs))
+
+
+def _train(study: Study, folder: Path | None, *, images: str, workers: int, threads: int | None, show: Show | None) -> None:
+    """Worker processes until every run is over. A worker that fails says why; the others go on, and the last one's failure is ours."""
+    if workers < 1:
+        raise ArgumentError(f"workers must be at least 1, got {workers}")
+    each = threads or max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    said: Any = context.SimpleQueue()
+    given = (study.url, study.study.study_name, None if folder is None else str(folder), images, each, os.getpid(), said)
+    processes = [context.Process(target=_worker, args=given, daemon=True) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    try:
+        while any(process.is_alive() for process in processes):
+            if show is not None:
+                show(study.runs())
+            processes[0].join(LOOK)
+            if not processes[0].is_alive():
+                processes = processes[1:] + processes[:1]
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(20)
+    runs = study.fill()
+    if show is not None:
+        show(runs)
+    if not all(run.over for run in runs):
+        codes = ", ".join(str(process.exitcode) for process in processes)
+        why = (
+            said.get()
+            if not said.empty()
+            else f"every worker process ended early (exit status {codes}; -9: killed, often for want of memory)"
+        )
+        raise RunError(why)
+
+
+def _worker(url: str, name: str, folder: str | None, images: str, threads: int, parent: int, said: Any) -> None:
+    """A worker process: joins the study and trains until it is over, or until the process that started it is gone."""
+    from phiscale.jobs.proxy import make_proxy
+    from phiscale.jobs.proxy import threads as use_threads
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        use_threads(threads)
+        study = Study.join(storage=url, name=name, folder=None if folder is None else Path(folder))
+        setup = study.setup
+        found = find_images(images, seed=setup.seed)
+        flip = bool(setup.recipe.get("augment", {}).get("flip", True))
+        proxy = make_proxy(found, setup.baseline, epochs=setup.epochs, flip=flip)
+        study.work(proxy, stop=lambda: os.getppid() != parent)
+    except KeyboardInterrupt:
+        return
+    except PhiscaleError as error:
+        said.put(str(error))
+        raise SystemExit(1) from None
+
+
+# --- what is written ---------------------------------------------------------------------------------
+
+
+def coefficients_toml(setup: Setup, found: Findings) -> str:
+    """The file that `--coefficients` takes, with what is known of it."""
+    best = found.standings[0]
+    values: dict[str, Any] = {
+        "schema": 1,
+        "baseline": setup.baseline.origin.baseline,
+        "coefficients": _letters(found.winner),
+        "search": {
+            "ratio_after_rounding": round(found.winner.ratio, 4),
+            "macs": found.winner.cost.macs,
+            "images": str(setup.images.get("source", "")),
+            "epochs": setup.epochs,
+            "seeds": best.n,
+            "top1": round(best.mean, 5),
+            "top1_sd": None if best.sd is None else round(best.sd, 5),
+            "same_network": [list(triple) for triple in found.winner.aliases],
+        },
+        "not_told_apart": [_letters(point) for point in found.unsure],
+    }
+    if not found.unsure:
+        del values["not_told_apart"]
+    return dumps(values)
+
+
+def _letters(point: Candidate) -> dict[str, float]:
+    c = point.coefficients
+    return {"alpha": c.alpha, "beta": c.beta, "gamma": c.gamma}
+
+
+def trials_csv(runs: Sequence[Run]) -> str:
+    """A row a run."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(
+        ("key", "alpha", "beta", "gamma", "ratio", "macs", "params", "resolution", "seed", "state", "epochs", "top1", "seconds", "why")
+    )
+    for run in runs:
+        c, top1 = run.point.coefficients, run.top1 if run.top1 is not None else (run.curve[-1][1] if run.curve else None)
+        table.writerow(
+            (
+                run.point.key,
+                c.alpha,
+                c.beta,
+                c.gamma,
+                round(run.point.ratio, 4),
+                run.point.cost.macs,
+                run.point.cost.params,
+                run.point.design.resolution,
+                run.seed,
+                run.state,
+                run.curve[-1][0] if run.curve else 0,
+                top1,
+                run.seconds,
+                run.why,
+            )
+        )
+    return out.getvalue()
+
+
+def curves_csv(runs: Sequence[Run]) -> str:
+    """A row an epoch of each run."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(("key", "seed", "epoch", "top1"))
+    table.writerows((run.point.key, run.seed, epoch, top1) for run in runs for epoch, top1 in run.curve)
+    return out.getvalue()
