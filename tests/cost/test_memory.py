@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phiscale.architecture import NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design
-from phiscale.cost.memory import activation_bytes, peak_bytes, weight_bytes
+from phiscale.cost.memory import activation_bytes, peak_bytes, training_bytes, weight_bytes
 from phiscale.nn import Network
 from random_specs import sizes, specs
 
@@ -86,3 +86,23 @@ def test_weights_of_b0_are_its_params_less_the_scales_of_its_norms() -> None:
     spec = design("efficientnet_b0").spec
     scales = sum(value.shape[0] for key, value in Network(spec).state_dict().items() if key.endswith("bn.weight"))
     assert weight_bytes(spec) == 4 * (5_288_548 - scales)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0", "efficientnetv2_b0", "resnet50", "xresnet50"])
+def test_training_memory_counts_what_autograd_keeps(name: str) -> None:
+    """The share of one more image: what autograd keeps of it, and up to a third more on the way there."""
+    spec, batch = design(name).spec, 2
+    model, kept = Network(spec).train(), dict[int, int]()
+    params = {p.data_ptr() for p in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in params:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = model(torch.rand(batch, 3, 64, 64))
+    assert out.requires_grad
+    an_image = training_bytes(spec, 64, batch + 1) - training_bytes(spec, 64, batch)
+    assert 0.95 < an_image / (sum(kept.values()) / batch) < 1.34  # padded copies and gates of small maps are not counted

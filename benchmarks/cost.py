@@ -1,0 +1,66 @@
+"""Time of `cost` against counters that run the module, interleaved.   python benchmarks/cost.py [REPEATS] > cost.csv
+
+One row a network and counter: the least and the median milliseconds of REPEATS rounds (each counter once a round), its multiply-adds,
+and how many times the analytic count's time it takes. torch's FlopCounterMode counts a forward pass on the meta device, the module
+being there already; ptflops and fvcore join where they are installed.
+"""
+
+import csv
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from phiscale.architecture.catalog import design
+from phiscale.cost import cost
+from phiscale.nn import Network
+
+
+def counters(name: str) -> dict[str, Callable[[], float]]:
+    made = design(name)
+    with torch.device("meta"):
+        model, image = Network(made.spec).eval(), torch.empty(1, 3, made.resolution, made.resolution)
+
+    def by_torch() -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(image)
+        return counter.get_total_flops() / 2
+
+    found: dict[str, Callable[[], float]] = {"phiscale": lambda: cost(made).macs, "torch FlopCounterMode": by_torch}
+    if importlib.util.find_spec("ptflops"):
+        from ptflops import get_model_complexity_info
+
+        cpu = Network(made.spec).eval()
+        size = (3, made.resolution, made.resolution)
+        found["ptflops"] = lambda: get_model_complexity_info(cpu, size, as_strings=False, print_per_layer_stat=False)[0]
+    if importlib.util.find_spec("fvcore"):
+        from fvcore.nn import FlopCountAnalysis
+
+        found["fvcore"] = lambda: FlopCountAnalysis(model, image).unsupported_ops_warnings(False).total()
+    return found
+
+
+def main(repeats: str = "20") -> None:
+    torch.set_num_threads(1)
+    table = csv.writer(sys.stdout)
+    table.writerow(("network", "counter", "least_ms", "median_ms", "macs", "times_phiscale"))
+    for name in ("efficientnet_b0", "efficientnet_b7"):
+        each = counters(name)
+        macs = {label: count() for label, count in each.items()}
+        spent: dict[str, list[float]] = {label: [] for label in each}
+        for _ in range(int(repeats)):
+            for label, count in each.items():
+                started = time.perf_counter()
+                count()
+                spent[label].append((time.perf_counter() - started) * 1e3)
+        for label, times in spent.items():
+            ratio = median(times) / median(spent["phiscale"])
+            table.writerow((name, label, f"{min(times):.3f}", f"{median(times):.3f}", f"{macs[label]:.0f}", f"{ratio:.1f}"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
