@@ -29,3 +29,15 @@ def test_design_is_the_largest_inside_the_budget(capsys: pytest.CaptureFixture[s
     said = json.loads(capsys.readouterr().out)
     assert 0.98e9 < said["macs"] <= 1e9
     assert set(said) >= {"params", "macs", "activations", "peak_bytes", "resolution", "depth", "width", "phi"}
+
+
+def test_weights_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "efficientnet_lite0", "--weights"]) == 0
+    assert "timm/tf_efficientnet_lite0.in1k" in capsys.readouterr().out
+    assert main(["list", "--weights", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said) == 338
+    assert set(said[0]) >= {"name", "network", "files", "licence", "training_data", "top1", "preprocess", "at_hand"}
+    best = next(entry for entry in said if entry["network"] == "efficientnet_b0")
+    assert best["name"] == "timm/efficientnet_b0.ra4_e3600_r224_in1k"
+    assert main(["list", "no-such-weights", "--weights"]) == 2
