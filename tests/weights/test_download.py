@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import socket
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from phiscale.errors import ArgumentError, WeightsError
 from phiscale.weights import find, pretrained, records
 from phiscale.weights.dialects import to_dialect
 from phiscale.weights.download import cached_path, check, checksum_in, download
-from phiscale.weights.sources import at_hand
+from phiscale.weights.sources import at_hand, fetch
 
 CONTENT = bytes(range(256)) * 4000
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -148,6 +149,14 @@ def test_an_address_loads_by_itself(server, tmp_path):
     server.content["/plain/w.pth"] = (tmp_path / "w.pth").read_bytes()
     other = phiscale.create_model("efficientnet_lite0", weights=f"{server.url}/plain/w.pth")
     assert torch.equal(other.classifier.weight, model.classifier.weight)
+
+
+def test_a_mirror_stands_in(server):
+    gone, there = f"{server.url}/missing/model.safetensors", f"{server.url}/plain/w.pth"
+    record = replace(find("timm/efficientnet_b0.ra_in1k"), files=((gone, ""), (there, f"sha256:{SHA[:8]}")))
+    assert fetch(record).read_bytes() == CONTENT
+    with pytest.raises(WeightsError, match="missing/model.safetensors"):
+        fetch(replace(record, name="other", files=((gone, ""), (there, "sha256:00000000"))))
 
 
 # The registry

