@@ -155,7 +155,7 @@ def test_a_mirror_stands_in(server):
     gone, there = f"{server.url}/missing/model.safetensors", f"{server.url}/plain/w.pth"
     record = replace(find("timm/efficientnet_b0.ra_in1k"), files=((gone, ""), (there, f"sha256:{SHA[:8]}")))
     assert fetch(record).read_bytes() == CONTENT
-    with pytest.raises(WeightsError, match="missing/model.safetensors"):
+    with pytest.raises(WeightsError, match=r"missing/model\.safetensors"):
         fetch(replace(record, name="other", files=((gone, ""), (there, "sha256:00000000"))))
 
 
