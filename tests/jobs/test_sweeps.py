@@ -1,6 +1,7 @@
 """Sweeps: the paper's networks, each trained once, with a figure, a page and a table."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("optuna")
 from test_search import folder  # noqa: F401 (a fixture)
 
 from phiscale.architecture.catalog import design
+from phiscale.cli import main
 from phiscale.errors import ArgumentError, RunError
 from phiscale.jobs.sweeps import TITLES, networks, sweep
 
@@ -32,6 +34,14 @@ def test_table_7_without_images_has_the_papers_points() -> None:
 def test_every_sweep_has_networks_that_are_all_different(what: str) -> None:
     made = networks(what, B0, quick=True)
     assert len({(series, one.spec, one.resolution) for series, one in made}) == len(made)
+
+
+def test_the_command_prints_a_figures_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "fig8", "--quick", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["scaled_by"] for row in rows} == {"baseline", "depth", "width", "resolution", "compound"}
+    assert main(["reproduce", "table1", "--images", "x"]) == 2
+    assert "table1 is computed, not trained" in capsys.readouterr().err
 
 
 def test_an_unknown_figure_is_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -281,6 +282,33 @@ def test_three_workers_share_a_study_on_postgresql(postgres: str, tmp_path: Path
             one.communicate()
     check_whole(study)
     assert set(Counter(log.read_text().split()).values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_study_behind_a_grpc_proxy_is_whole(tmp_path: Path) -> None:
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from optuna.storages import run_grpc_proxy_server\n"
+        "from phiscale.search.storage import open_storage\n"
+        f"run_grpc_proxy_server(open_storage('sqlite:///{tmp_path}/study.db'), host='127.0.0.1', port={port})"
+    )
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}) as server:
+        try:
+            until(answers)
+            study = Study.create(setup(), points(), storage=f"grpc://127.0.0.1:{port}", name=NAME)
+            study.work(objective)
+            check_whole(study)
+        finally:
+            server.kill()
 
 
 def test_postgresql_that_is_not_there_says_so(tmp_path: Path) -> None:

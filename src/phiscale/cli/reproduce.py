@@ -1,22 +1,60 @@
 """phiscale reproduce"""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from phiscale.cli.console import emit, emit_json, table
+from phiscale.cli.console import Steps, emit, emit_json, table
 from phiscale.cli.options import Json
 from phiscale.cost.budget import amount_text
+from phiscale.errors import ArgumentError
 from phiscale.jobs.reproduce import reproduce
+
+if TYPE_CHECKING:
+    from phiscale.jobs.sweeps import Sweep
+
+FIGURES = ("fig3", "fig4", "fig8")
 
 
 def command(
-    what: Annotated[str, Parameter(help="table1, table2, table3, table7 (computed), or table4 (measured here, on one core).")],
+    what: Annotated[
+        str,
+        Parameter(help="table1, table2, table3, table7 (computed), table4 (measured here, on one core), fig3, fig4 or fig8."),
+    ],
     /,
     *,
+    images: Annotated[
+        str | None,
+        Parameter(help="Train the networks of fig3, fig4, fig8 or table7 on these. Default: costs and the paper's figures alone."),
+    ] = None,
+    baseline: Annotated[str, Parameter(help="What a sweep scales: a published network or a design file.")] = "efficientnet_b0",
+    quick: Annotated[bool, Parameter(help="Fewer networks, 2 epochs and 1 seed instead of 9 and 3.")] = False,
+    epochs: Annotated[int | None, Parameter(help="Of each training. Default: 9; 2 with --quick.")] = None,
+    seeds: Annotated[int | None, Parameter(help="Trainings of each network. Default: 3; 1 with --quick.")] = None,
+    resolution: Annotated[int | None, Parameter(help="Pixels that the baseline looks at. Default: its own, less for small images.")] = None,
+    output: Annotated[
+        Path | None, Parameter(name=("--output", "-o"), help="The sweep's folder: CSV, SVG, HTML. Default: sweeps/NAME-IMAGES.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """A table of the paper beside our own numbers, and where its FLOPs can't be had from its own rounding rules."""
+    """A table or figure of the paper beside our own numbers.
+
+    Tables say where the paper's FLOPs can't be had from its own rounding rules. Figures are trained on your images, briefly and all alike;
+    the same command goes on where it was stopped.
+    """
+    if what in FIGURES or (what == "table7" and images is not None):
+        from phiscale.jobs.sweeps import sweep
+
+        with Steps() as steps:
+            swept = sweep(
+                what, baseline=baseline, images=images, quick=quick, epochs=epochs, seeds=seeds, resolution=resolution, out=output,
+                watch=steps,
+            )  # fmt: skip
+        _tell(swept, as_json=as_json)
+        return
+    if images is not None:
+        raise ArgumentError(f"{what} is computed, not trained; --images go with fig3, fig4, fig8 and table7")
     made = reproduce(what)
     if as_json:
         emit_json(made.to_dict())
@@ -27,6 +65,47 @@ def command(
     )
     for note in made.notes:
         emit(f"- {note}")
+
+
+def _tell(swept: "Sweep", *, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"scaled_by": p.series, "network": p.network, "macs": p.macs, "params": p.params, "resolution": p.resolution, "top1": p.top1}
+            | {"sd": p.sd, "seeds": len(p.scores), "paper_macs": p.paper_macs, "paper_top1": p.paper_top1}
+            for p in swept.points
+        ]
+        emit_json({"title": swept.title, "folder": str(swept.folder) if swept.folder else None, "rows": rows, "notes": list(swept.notes)})
+        return
+    emit(swept.title)
+    names = ("scaled by", "network", "MACs", "x baseline", "params", "px", "top-1", "sd", "paper's MACs", "paper's top-1")
+    emit(
+        table(
+            names,
+            [
+                (
+                    p.series,
+                    p.network,
+                    amount_text(p.macs),
+                    f"{p.ratio:.2f}",
+                    amount_text(p.params),
+                    str(p.resolution),
+                    _share(p.top1),
+                    _share(p.sd),
+                    amount_text(p.paper_macs) if p.paper_macs else "–",
+                    _share(p.paper_top1),
+                )
+                for p in swept.points
+            ],
+        )
+    )
+    for note in swept.notes:
+        emit(f"- {note}")
+    if swept.folder is not None:
+        emit(f"figure    {swept.folder}")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
 
 
 def _cell(name: str, value: Any) -> str:

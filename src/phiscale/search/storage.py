@@ -141,7 +141,7 @@ def _grpc(url: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls the class experimental
         storage = GrpcStorageProxy(host=parts.hostname, port=parts.port)
-    storage.wait_server_ready(timeout=10)
+    storage.wait_server_ready(timeout=30)
     return storage
 
 
