@@ -1,25 +1,43 @@
-"""Builds the native engine with the package. Optional: without a compiler for it the package installs all the same."""
+"""Builds what is compiled, with the package. Optional: without a compiler for it the package installs all the same.
+
+Each is a plain shared library of C functions that phiscale opens with ctypes, so it binds to no version of Python or torch.
+"""
 
 import platform
 import sys
 
 from setuptools import Extension, setup
 
-SOURCE = "src/phiscale/runtime/native/source"
+COMMON = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+linux = sys.platform == "linux"
+intel = platform.machine() in ("x86_64", "AMD64")
+
+
+def library(name: str, source: str, headers: tuple[str, ...], flags: str) -> Extension:
+    folder = source.rpartition("/")[0]
+    return Extension(
+        name,
+        sources=[source],
+        depends=[f"{folder}/{header}.h" for header in headers],
+        extra_compile_args=[*COMMON, *flags.split()],
+        extra_link_args=["-pthread"],
+        language="c++",
+        optional=True,
+    )
+
+
 # runtime/native/support.py names the same instructions: the library is only opened where the processor has them all
-FLAGS = [
-    "-std=c++17 -O3 -g0 -fno-math-errno -fvisibility=hidden -pthread -Wall -Wextra",
-    "-Wno-uninitialized -Wno-maybe-uninitialized",  # GCC 12's own intrinsics
-    "-march=x86-64-v4 -mtune=sapphirerapids -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16",
-]
-native = Extension(
+native = library(
     "phiscale.runtime.native._amx",
-    sources=[f"{SOURCE}/network.cpp"],
-    depends=[f"{SOURCE}/{name}.h" for name in ("engine", "simd", "gemm", "depthwise", "team")],
-    extra_compile_args=" ".join(FLAGS).split(),
-    extra_link_args=["-pthread"],
-    language="c++",
-    optional=True,
+    "src/phiscale/runtime/native/source/network.cpp",
+    ("engine", "simd", "gemm", "depthwise", "team"),
+    "-std=c++17 -march=x86-64-v4 -mtune=sapphirerapids -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16"
+    " -Wno-uninitialized -Wno-maybe-uninitialized",  # GCC 12's own intrinsics
 )
-buildable = sys.platform == "linux" and platform.machine() == "x86_64"
-setup(ext_modules=[native] if buildable else [])
+# kernels/library.py picks by the processor
+levels = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "portable": ""} if intel else {"portable": ""}
+kernels = [
+    library(f"phiscale.kernels._{level}", "src/phiscale/kernels/source/depthwise.cpp", (), f"-std=c++20 -Wno-psabi {flags}")
+    for level, flags in levels.items()
+]
+setup(ext_modules=([native] if linux and intel else []) + (kernels if sys.platform != "win32" else []))

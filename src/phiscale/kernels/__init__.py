@@ -1,11 +1,13 @@
 """Floor 1 · faster ways to compute the same, applied to a built model from outside and taken off again.
 
 Comes in: a model of nn/.  Goes out: the same model, same state_dict, same function, fewer passes over memory.
-Never: changes a weight's name, shape or meaning; is known to nn/.
-Start reading: frozen_norm.py.
+Never: changes a weight's name, shape or meaning; is known to nn/; is needed (without a compiler all works, slower).
+Start reading: frozen_norm.py, then depthwise.py; source/ is compiled with the package.
 """
 
 from phiscale.kernels.allocator import keep_freed_memory
+from phiscale.kernels.apply import accelerate, restore
 from phiscale.kernels.frozen_norm import freeze_norms, unfreeze_norms
+from phiscale.kernels.library import status
 
-__all__ = ["freeze_norms", "keep_freed_memory", "unfreeze_norms"]
+__all__ = ["accelerate", "freeze_norms", "keep_freed_memory", "restore", "status", "unfreeze_norms"]

@@ -8,7 +8,10 @@ the backward pass. The activation runs in place where its backward needs only it
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phiscale.kernels.depthwise import FastDepthwise, computes
 from phiscale.nn.layers import ConvNorm, same_pads
+
+_CLAMPS: dict[type[nn.Module], float] = {nn.ReLU6: 6.0, nn.ReLU: float("inf")}  # to [0, so much]
 
 
 class FrozenConvNorm(ConvNorm):
@@ -19,11 +22,15 @@ class FrozenConvNorm(ConvNorm):
         assert bn.running_var is not None
         assert bn.running_mean is not None
         scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+        weight, bias = conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
+        if isinstance(conv, FastDepthwise) and computes(x):
+            high = _CLAMPS.get(type(self.act))
+            return conv.with_weight(x, weight, bias, high) if high else self.act(conv.with_weight(x, weight, bias))
         if not conv.pads_itself:
             top, bottom = same_pads(x.shape[2], conv.kernel_size[0], conv.stride[0])
             left, right = same_pads(x.shape[3], conv.kernel_size[1], conv.stride[1])
             x = F.pad(x, (left, right, top, bottom))
-        y = F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale, conv.stride, conv.padding, 1, conv.groups)
+        y = F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
         match self.act:
             case nn.ReLU6():
                 return F.hardtanh_(y, 0.0, 6.0)

@@ -24,7 +24,7 @@ from phiscale.data.find import ImageSet
 from phiscale.data.load import ImageCache, ImageDataset, make_loader, mix
 from phiscale.data.transform import normalise
 from phiscale.errors import DivergedError, RunError
-from phiscale.kernels import freeze_norms, unfreeze_norms
+from phiscale.kernels import accelerate, freeze_norms, restore, unfreeze_norms
 from phiscale.nn import Network
 from phiscale.training import checkpoint
 from phiscale.training.ema import Ema
@@ -108,6 +108,7 @@ class _Training:
         self.val_set = ImageDataset(images, "val", preprocess=preprocess, cache=cache)
         self.loader = make_loader(self.train_set, batch=recipe.batch, shuffle=True, workers=workers)
         self.network = model.to(self.accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        accelerate(self.network)
         if recipe.freeze_norms:
             freeze_norms(self.network)
         self.best = _Best()
@@ -135,7 +136,7 @@ class _Training:
         while self.epoch < self.recipe.epochs:
             self.one_epoch()
             self.tell_judged(self.rows[-1])
-        unfreeze_norms(self.network)
+        restore(unfreeze_norms(self.network))
         state = self.best.state
         if state is None:
             raise RunError(f"{self.folder}/checkpoint holds no trained weights; start again in another folder")

@@ -1,0 +1,68 @@
+"""The compiled kernels: which build fits this processor, and why there is none where there is none.
+
+`source/` is compiled once per instruction set when the package is built, where a compiler is; everything works without it,
+slower. PHISCALE_KERNELS=off does without it, PHISCALE_KERNELS=portable (avx2, avx512) takes that build.
+"""
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import torch
+
+VERSION: Final = 1  # of source/'s interface
+SETTING: Final = "PHISCALE_KERNELS"
+_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "portable"}
+_BUILDS = {"AVX512": ("avx512", "avx2", "portable"), "AVX2": ("avx2", "portable")}  # by what torch says of the processor
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where the pure-PyTorch path runs."""
+    return opened()[0]
+
+
+def status() -> str:
+    """Which path runs and why, in one line."""
+    return opened()[1]
+
+
+def builds() -> list[Path]:
+    """What the package's build compiled."""
+    return [path for name in _NAMES for path in Path(__file__).parent.glob(f"_{name}*.so")]
+
+
+def fitting() -> tuple[str, ...]:
+    """The instruction sets of this processor, best first."""
+    return _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
+
+
+@cache
+def opened() -> tuple[ctypes.CDLL | None, str]:
+    """The library and what to say of it."""
+    asked = os.environ.get(SETTING, "").strip().lower()
+    if asked == "off":
+        return None, f"pure PyTorch ({SETTING}=off)"
+    for name in (asked,) if asked in _NAMES else fitting():
+        for path in (path for path in builds() if path.name.startswith(f"_{name}.")):
+            try:
+                found = ctypes.CDLL(str(path))
+            except OSError as error:
+                return None, f"pure PyTorch ({path.name} can't be opened: {error})"
+            if found.version() != VERSION:
+                return None, f"pure PyTorch ({path.name} is of another version of phiscale; install again)"
+            found.set_parallel(_torch_team())
+            return found, f"compiled, {_NAMES[name]}"
+    return None, "pure PyTorch (the kernels were not compiled when phiscale was installed; install again where g++ 11 or clang 14 is)"
+
+
+def _torch_team() -> ctypes.c_void_p:
+    """GOMP_parallel of the OpenMP runtime torch itself runs on, so that one team of threads serves both; null if it has none."""
+    root = Path(torch.__file__).parent / "lib"
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(root / name)).GOMP_parallel, ctypes.c_void_p)
+        except (OSError, AttributeError):
+            continue
+    return ctypes.c_void_p()
