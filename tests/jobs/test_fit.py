@@ -10,9 +10,8 @@ from PIL import Image
 
 from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.errors import ArgumentError, BudgetError, DataError, UnknownNetworkError
-from phiscale.jobs import fit
 from phiscale.jobs.evaluate import evaluate
-from phiscale.jobs.fit import resume
+from phiscale.jobs.fit import fit, resume
 
 TINY = Design(
     spec=NetworkSpec(

@@ -36,6 +36,7 @@ from phiscale.jobs.run import (
     write_skipped,
 )
 from phiscale.jobs.watch import Watcher
+from phiscale.kernels import release_freed_memory
 from phiscale.report import write_card, write_report
 from phiscale.runtime.image import printable
 from phiscale.runtime.machine import machine
@@ -182,6 +183,7 @@ class _Fit:
         write_predictions(self.folder / PREDICTIONS, parts, found.classes)
         save_model(self.folder, model_or_state=outcome.state, design=design, preprocess=preprocess, labels=found.classes)
         self.clock("evaluate")
+        release_freed_memory()  # a training step's memory is not needed again, and the runtimes want their own
         self.watch.say("writing the bundle, and measuring it against PyTorch")
         self.export(found, design, preprocess, outcome.state, cache)
         self.clock("export")

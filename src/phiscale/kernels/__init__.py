@@ -5,9 +5,9 @@ Never: changes a weight's name, shape or meaning; is known to nn/; is needed (wi
 Start reading: frozen_norm.py, then depthwise.py; source/ is compiled with the package.
 """
 
-from phiscale.kernels.allocator import keep_freed_memory
+from phiscale.kernels.allocator import keep_freed_memory, release_freed_memory
 from phiscale.kernels.apply import accelerate, restore
 from phiscale.kernels.frozen_norm import freeze_norms, unfreeze_norms
 from phiscale.kernels.library import status
 
-__all__ = ["accelerate", "freeze_norms", "keep_freed_memory", "restore", "status", "unfreeze_norms"]
+__all__ = ["accelerate", "freeze_norms", "keep_freed_memory", "release_freed_memory", "restore", "status", "unfreeze_norms"]
