@@ -58,8 +58,8 @@ def export_bundle(
         bench={},
     )
     # OpenVINO's own choice of precision beside float32, so that both can be weighed against parity.json
-    where = [setting(runtime=name, batch=batch) for name in usable(model) for batch in (1, 16)]
-    where += [setting(runtime="openvino", batch=batch, precision="auto") for batch in (1, 16) if "openvino" in usable(model)]
+    where = [setting(runtime=name, batch=batch) for name in usable(model) for batch in (1, 4)]
+    where += [setting(runtime="openvino", batch=batch, precision="auto") for batch in (1, 4) if "openvino" in usable(model)]
     rows = bench({"": made}, settings=where, seconds=seconds)
     figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() for _, stats in rows]}
     files = {
