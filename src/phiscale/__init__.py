@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from phiscale.architecture.catalog import design, list_networks
     from phiscale.cost import Budget, Cost
     from phiscale.jobs.choose import fit_budget
+    from phiscale.jobs.fit import fit
+    from phiscale.jobs.run import Run
     from phiscale.runtime import load
-    from phiscale.weights import create_model, inherit, load_weights
+    from phiscale.weights import create_model, load_weights
+    from phiscale.weights.models import inherit
 
 __version__ = VERSION
 
@@ -26,9 +29,11 @@ _HOMES = {
     "NetworkSpec": "phiscale.architecture",
     "Preprocess": "phiscale.architecture",
     "create_model": "phiscale.weights",
+    "Run": "phiscale.jobs.run",
     "design": "phiscale.architecture.catalog",
+    "fit": "phiscale.jobs.fit",
     "fit_budget": "phiscale.jobs.choose",
-    "inherit": "phiscale.weights",
+    "inherit": "phiscale.weights.models",
     "list_networks": "phiscale.architecture.catalog",
     "load": "phiscale.runtime",
     "load_weights": "phiscale.weights",
@@ -42,9 +47,11 @@ __all__ = [
     "Design",
     "NetworkSpec",
     "Preprocess",
+    "Run",
     "__version__",
     "create_model",
     "design",
+    "fit",
     "fit_budget",
     "inherit",
     "list_networks",

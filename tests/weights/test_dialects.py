@@ -12,7 +12,8 @@ from phiscale.architecture import NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
-from phiscale.weights.dialects import DIALECTS, TF, TORCH, key_map, numerics_of, recognise, to_dialect, to_own
+from phiscale.weights.dialects import DIALECTS, key_map, numerics_of, recognise, to_dialect, to_own
+from phiscale.weights.numerics import TF, TORCH
 
 TINY = NetworkSpec(
     stages=(

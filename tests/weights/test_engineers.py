@@ -11,7 +11,8 @@ from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design
 from phiscale.errors import ArgumentError
 from phiscale.nn.features import levels
-from phiscale.weights.dialects import DIALECTS, TF, to_dialect
+from phiscale.weights.dialects import DIALECTS, to_dialect
+from phiscale.weights.numerics import TF
 
 TINY = NetworkSpec(
     stages=(

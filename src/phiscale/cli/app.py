@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from phiscale.cli.console import say, tolerate_odd_names
+from phiscale.cli.console import STDIN, say, tolerate_odd_names
 from phiscale.errors import PhiscaleError
 from phiscale.version import VERSION
 
@@ -37,6 +37,7 @@ def application() -> App:
         help_epilogue="Start with: phiscale fit IMAGES, a folder of class folders.",
         version=f"phiscale {VERSION}",
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative=()),
     )
     groups = {name: Group(name, sort_key=number) for number, name in enumerate(dict.fromkeys(group for group, _ in COMMANDS.values()))}
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status comes back (0 done, 1 failed, 2 wrong arguments, 130 interrupted)."""
     tolerate_odd_names()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["predict"]:  # a lone dash would be taken for an option
+        given = [STDIN if argument == "-" else argument for argument in given]
     try:
         application()(given, exit_on_error=False, print_error=False, result_action="return_none")
         sys.stdout.flush()

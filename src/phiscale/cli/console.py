@@ -14,7 +14,11 @@ from phiscale.jobs.watch import Watcher
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from phiscale.cost.table import Table
+
 WAIT = 2.0  # seconds that a step may take before its progress is shown
+STDIN = "<standard input>"  # what `-` becomes
+WIDE = 200  # characters
 EVERY = 5.0  # seconds between lines of progress where there is no terminal
 
 
@@ -45,6 +49,16 @@ def json_text(value: Any, indent: int | None = None) -> str:
     """JSON whose bytes of names that are not UTF-8 are escapes."""
     ascii_only = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     return json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "backslashreplace").decode()
+
+
+def emit_table(table: "Table", *, markdown: bool = False) -> None:
+    """A table: as wide as it wants to be where there is no terminal."""
+    if markdown:
+        emit((f"**{table.title}**\n\n" if table.title else "") + table.markdown().rstrip("\n"))
+        return
+    from rich.console import Console
+
+    Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table.rich())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from phiscale.runtime.engines import RUNTIMES, installed
 from phiscale.runtime.machine import machine
 from phiscale.runtime.native.support import machine_lacks
 from phiscale.version import VERSION
+from phiscale.weights.sources import at_hand, records
 
 PACKAGES = (
     *("torch", "torchvision", "accelerate", "onnx", "onnxruntime", "openvino", "nncf"),
@@ -23,6 +24,7 @@ def command(*, as_json: Json = False) -> None:
         "machine": machine(),
         "runtimes": {name: name in installed() for name in RUNTIMES},
         "native": machine_lacks(),
+        "weights": [record.name for record in records() if at_hand(record)],
         "packages": {name: _version(name) for name in PACKAGES},
     }
     if as_json:
@@ -34,6 +36,7 @@ def command(*, as_json: Json = False) -> None:
     emit(f"predicts by   {', '.join(installed()) or 'nothing: pip install onnxruntime'} (the first unless told otherwise)")
     if said["native"]:
         emit(f"              not native: {said['native']}")
+    emit(f"weights       {', '.join(said['weights']) or 'none at hand: pip install phiscale[lite]'}")
     for name, found in said["packages"].items():
         emit(f"{name:13} {found or 'not installed'}")
 

@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from phiscale.cli.console import Steps, emit, emit_json, say
 from phiscale.cli.options import Json, Latency, Macs, Memory, Params, Runtime, Seed
 from phiscale.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from phiscale.jobs.run import Run
+
+DEFAULTS = {"weights": "auto", "seed": 0, "workers": 0}  # of the options whose default is not None
 
 
 def command(
@@ -54,30 +59,19 @@ def command(
     Ends with a run folder: weights, report.html, and a bundle that predicts without PyTorch.
     Interrupted runs go on with --resume and end with the same weights.
     """
+    asked: dict[str, Any] = {
+        "network": network, "macs": macs, "params": params, "memory": memory,
+        "latency": latency, "runtime": runtime, "weights": weights, "recipe": recipe, "epochs": epochs,
+        "batch": batch, "learning_rate": learning_rate, "resolution": resolution, "flip": flip, "seed": seed, "threads": threads,
+        "workers": workers, "out": output,
+    }  # fmt: skip
     if (images is None) == (resume is None):
         raise ArgumentError("give a folder of images, or --resume RUN to go on with a run; not both, not neither")
-    from phiscale.jobs.fit import fit
-    from phiscale.jobs.fit import resume as go_on
-    from phiscale.kernels import keep_freed_memory
-
-    keep_freed_memory()
-    with Steps() as steps:
-        try:
-            if resume is not None:
-                run = go_on(resume, watch=steps)
-            else:
-                assert images is not None
-                run = fit(
-                    images, network=network, macs=macs, params=params, memory=memory, latency=latency, runtime=runtime, weights=weights,
-                    recipe=recipe, epochs=epochs, batch=batch, learning_rate=learning_rate, resolution=resolution, flip=flip,
-                    seed=seed, threads=threads, workers=workers, out=output, watch=steps,
-                )  # fmt: skip
-        except KeyboardInterrupt:
-            where = steps.folder
-            raise KeyboardInterrupt(
-                f"interrupted; go on with: phiscale fit --resume {where}" if where else "interrupted; nothing was written"
-            ) from None
-    about, speed = run.about, _speed(run.bundle)
+    if resume is not None and (given := [name for name, value in asked.items() if value != DEFAULTS.get(name)]):
+        options = ", ".join("-o" if name == "out" else f"--{name.replace('_', '-')}" for name in given)
+        raise ArgumentError(f"--resume goes on with what was asked of {resume}; leave out {options}, or start a new run")
+    run = _trained(images, resume, asked)
+    about, speed = run.about, _speed(run)
     if as_json:
         emit_json(
             {
@@ -100,11 +94,25 @@ def command(
     say(f"try it: phiscale predict {run.folder} FILE...")
 
 
+def _trained(images: str | None, resume: Path | None, asked: dict[str, Any]) -> "Run":
+    from phiscale.jobs import fit as job
+    from phiscale.kernels import keep_freed_memory
+
+    keep_freed_memory()
+    with Steps() as steps:
+        try:
+            return job.fit(images, **asked, watch=steps) if images is not None else job.resume(resume or Path(), watch=steps)
+        except KeyboardInterrupt:
+            go_on = f"go on with: phiscale fit --resume {steps.folder}" if steps.folder else "nothing was written"
+            raise KeyboardInterrupt(f"interrupted; {go_on}") from None
+
+
 def _top5(scores: dict[str, Any]) -> str:
     return f", {scores['top5']:.1%} among the best five" if scores["top5"] < 1 else ""
 
 
-def _speed(bundle: Path) -> dict[str, Any] | None:
-    """The bundle's measured row that `predict` would run by default, for one image."""
-    rows = json.loads((bundle / "bench.json").read_text(encoding="utf-8"))["rows"]
-    return next((row for row in rows if row["batch"] == 1), None)
+def _speed(run: "Run") -> dict[str, Any] | None:
+    """The bundle's measured row for one image, by the runtime that was asked for, else by the default."""
+    rows = json.loads((run.bundle / "bench.json").read_text(encoding="utf-8"))["rows"]
+    asked = run.about["asked_exactly"].get("runtime")
+    return next((row for row in rows if row["batch"] == 1 and asked in (None, row["runtime"])), None)

@@ -2,81 +2,74 @@
 
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from phiscale.architecture.catalog import list_networks, row
-from phiscale.cli.console import emit, emit_json, table
-from phiscale.cli.options import Json
-from phiscale.cost import cost
-from phiscale.cost.budget import amount_text
+from phiscale.cli.console import emit, emit_json, emit_table
+from phiscale.cli.options import Json, Markdown
+from phiscale.cost.table import Table, network_table, summary
 from phiscale.errors import UnknownNetworkError
+from phiscale.weights.sources import Record, at_hand, records
 
 
 def command(
     pattern: Annotated[str, Parameter(help="Part of a name, or a shell pattern, e.g. lite or 'efficientnet_b?'.")] = "*",
     /,
     *,
-    weights: Annotated[bool, Parameter(negative="", help="The published weights instead: for --weights of fit.")] = False,
+    weights: Annotated[bool, Parameter(help="The published weights instead: for --weights of fit.")] = False,
     as_json: Json = False,
+    markdown: Markdown = False,
 ) -> None:
-    """The published networks: params, MACs, resolution and published ImageNet accuracy; or their weights."""
+    """The published networks: params, MACs, memory, resolution and published ImageNet accuracy; or their weights."""
     if weights:
-        return list_weights(pattern, as_json=as_json)
+        found = _weights(pattern)
+        if as_json:
+            emit_json([{**asdict(record), "at_hand": at_hand(record) is not None} for record in found])
+        else:
+            emit_table(_weight_table(found), markdown=markdown)
+        return
     names = list_networks(pattern)
     if not names:
         row(pattern)  # says which names are near
         raise UnknownNetworkError(f"no network matches {pattern!r}; `phiscale list` shows all")
-    found = [(row(name), cost(row(name).design)) for name in names]
     if as_json:
-        emit_json(
-            [
-                {
-                    "name": r.name,
-                    "family": r.family,
-                    "resolution": r.design.resolution,
-                    "params": c.params,
-                    "macs": c.macs,
-                    "activations": c.activations,
-                    "peak_bytes": c.peak_bytes,
-                    "top1": r.top1,
-                    "source": r.source,
-                }
-                for r, c in found
-            ]
-        )
-        return None
-    rows = (
-        (r.name, amount_text(c.params), amount_text(c.macs), str(r.design.resolution), "–" if r.top1 is None else f"{r.top1:g}")
-        for r, c in found
-    )
-    emit(table(("network", "params", "MACs", "px", "top-1 %"), rows))
-    return None
+        emit_json([_network(name) for name in names])
+        return
+    emit_table(network_table(map(row, names)), markdown=markdown)
+    if not markdown:
+        emit(f"{len(names)} networks; their published weights: phiscale list --weights")
 
 
-def list_weights(pattern: str, *, as_json: bool) -> None:
+def _network(name: str) -> dict[str, Any]:
+    published = row(name)
+    own = [record.name for record in records() if record.network == name]
+    about = {"family": published.family, "top1": published.top1, "source": published.source, "weights": own}
+    return summary(published.design) | {"name": name} | about
+
+
+def _weights(pattern: str) -> list[Record]:
     """The published weights of matching networks, or with matching names; the best of each network first."""
-    from phiscale.weights.sources import at_hand, records  # torch: only where it is asked for
-
     wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
     found = [record for record in records() if fnmatchcase(record.name.lower(), wanted) or fnmatchcase(record.network, wanted)]
     if not found:
         raise UnknownNetworkError(f"no published weights match {pattern!r}; `phiscale list --weights` shows all")
-    found.sort(key=lambda record: (record.network or "~", -(record.top1 or 0)))
-    if as_json:
-        emit_json([{**asdict(record), "at_hand": at_hand(record) is not None} for record in found])
-        return
-    rows = (
+    return sorted(found, key=lambda record: (record.network or "~", -(record.top1 or 0)))
+
+
+def _weight_table(found: list[Record]) -> Table:
+    columns = ("weights", "network", "top-1", "px", "trained on", "licence", "on this machine")
+    rows = tuple(
         (
             record.name,
             record.network or "–",
-            "–" if record.top1 is None else f"{record.top1:g}",
-            str(record.preprocess.crop),
+            "–" if record.top1 is None else f"{record.top1:g} %",
+            record.preprocess.crop,
             record.training_data,
             record.licence,
             "yes" if at_hand(record) else "–",
         )
         for record in found
     )
-    emit(table(("weights", "network", "top-1 %", "px", "trained on", "licence", "on this machine"), rows))
+    return Table(columns=columns, rows=rows)

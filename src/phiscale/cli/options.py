@@ -11,6 +11,7 @@ Latency = Annotated[
     str | None, Parameter(help="Longest median time of one image (or batch) on this machine, e.g. 15ms; measured. Default: no limit.")
 ]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON value and nothing else on standard output.")]
+Markdown = Annotated[bool, Parameter(help="Print the table as Markdown.")]
 Runtime = Annotated[
     str | None,
     Parameter(help="What computes: openvino, onnxruntime or native. Default: OpenVINO where it is installed, else ONNX Runtime."),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from phiscale.cli.console import emit, json_text, say
+from phiscale.cli.console import STDIN, emit, json_text, say
 from phiscale.cli.options import Json, Runtime, Threads
 from phiscale.errors import ArgumentError, ImageError
 from phiscale.runtime.image import printable
@@ -62,7 +62,7 @@ def expanded(arguments: Sequence[str]) -> Iterator[str]:
     from phiscale.data.find import image_files
 
     for argument in arguments:
-        if argument == "-":
+        if argument == STDIN:
             if isinstance(sys.stdin, io.TextIOWrapper):
                 sys.stdin.reconfigure(errors="surrogateescape")
             yield from (name for line in sys.stdin if (name := line.rstrip("\r\n")))

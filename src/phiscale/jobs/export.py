@@ -1,10 +1,25 @@
-"""The bundle of a run, written anew from its weights."""
+"""A run's model in a form for somebody else: the bundle written anew from its weights, or its model for other programs."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal, assert_never
 
+import numpy as np
+from numpy.typing import NDArray
+
+from phiscale.data.find import image_files
 from phiscale.deploy.bundle import export_bundle
+from phiscale.deploy.formats import export_onnx, export_openvino
+from phiscale.errors import ArgumentError, ImageError
 from phiscale.jobs.run import BUNDLE, Run
+from phiscale.runtime.bundle import Bundle, read_bundle
+from phiscale.runtime.image import read_image
+from phiscale.runtime.transform import to_array
 from phiscale.weights.store import load_folder
+
+Format = Literal["bundle", "onnx", "openvino"]
+MOST_CALIBRATION = 300  # images: more change the ranges of activations little
 
 
 def export(folder: str | Path, *, out: str | Path | None = None) -> Path:
@@ -13,3 +28,32 @@ def export(folder: str | Path, *, out: str | Path | None = None) -> Path:
     state, design, preprocess, labels = load_folder(run.folder)
     arrays = {key: value.numpy() for key, value in state.items()}
     return export_bundle(out or run.folder / BUNDLE, design=design, state=arrays, preprocess=preprocess, labels=labels or ())
+
+
+def export_as(folder: str | Path, to: Format, *, out: str | Path | None = None, calibrate: str | Path | None = None) -> Path:
+    """`export`, or the bundle's model for other programs, in the new folder `out` (None: FOLDER/TO, or FOLDER/openvino-int8).
+
+    calibrate   a folder of images like those to come: OpenVINO's model becomes int8
+    """
+    if calibrate is not None and to != "openvino":
+        raise ArgumentError(f"int8 is for openvino, not for {to}; use --to openvino")
+    match to:
+        case "bundle":
+            return export(folder, out=out)
+        case "onnx":
+            return export_onnx(out or Path(folder) / to, bundle=read_bundle(folder))
+        case "openvino":
+            bundle = read_bundle(folder)
+            if calibrate is None:
+                return export_openvino(out or Path(folder) / to, bundle=bundle)
+            return export_openvino(out or Path(folder) / "openvino-int8", bundle=bundle, calibrate=_images(calibrate, bundle))
+        case _:
+            assert_never(to)
+
+
+def _images(folder: str | Path, bundle: Bundle) -> Iterator[NDArray[np.float32]]:
+    """Preprocessed images from all over the folder; what can't be read is left out."""
+    files = image_files(folder)
+    for path in files[:: max(1, len(files) // MOST_CALIBRATION)][:MOST_CALIBRATION]:
+        with suppress(ImageError):
+            yield to_array(read_image(path, background=bundle.preprocess.background), bundle.preprocess)

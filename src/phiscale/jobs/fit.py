@@ -328,7 +328,8 @@ class _Fit:
         write_card(self.folder)
 
     def write_about(self) -> None:
-        write_text(self.folder / RUN, json.dumps(self.about, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(self.about, indent=1, ensure_ascii=False) + "\n"
+        write_text(self.folder / RUN, text.encode("utf-8", "backslashreplace").decode())  # odd bytes of names as JSON escapes
 
     def clock(self, what: str) -> None:
         now = time.perf_counter()

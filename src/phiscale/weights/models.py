@@ -20,10 +20,11 @@ from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Features, Network, dilate
 from phiscale.nn.network import Pooling, initialise_as_torch
 from phiscale.runtime.machine import free_bytes
-from phiscale.weights.dialects import DIALECTS, TF, TORCH, Numerics, as_filed, body, names_of, numerics_of, recognise, to_own
+from phiscale.weights.dialects import DIALECTS, as_filed, body, names_of, numerics_of, recognise, to_own
 from phiscale.weights.download import checksum_in, download
 from phiscale.weights.files import check_finite, in_float32, read_tensors
 from phiscale.weights.inherit import Inheritance, carry_over, fits_inside, kin
+from phiscale.weights.numerics import TF, TORCH, Numerics
 from phiscale.weights.sources import Record, at_hand, fetch, find, records
 from phiscale.weights.store import CONFIG, MODEL, load_folder
 from phiscale.weights.tf_checkpoint import is_checkpoint

@@ -21,8 +21,8 @@ from typing import Any, Literal
 from phiscale.architecture import Preprocess
 from phiscale.architecture.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD
 from phiscale.errors import ArgumentError, MissingExtraError, WeightsError
-from phiscale.weights.dialects import TF, TF_PORT, TORCH, Numerics
 from phiscale.weights.download import cached_path, download
+from phiscale.weights.numerics import TF, TF_PORT, TORCH, Numerics
 
 _NUMERICS = {"tf": TF, "torch": TORCH, "tf_port": TF_PORT}
 _Three = tuple[float, float, float]

@@ -57,7 +57,8 @@ def save_model(
     }
     if labels is not None:
         _write(folder / LABELS, lambda path: path.write_text(labels_text(labels), encoding="utf-8"))
-    _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))  # odd bytes as JSON escapes
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from phiscale.architecture.plan import blocks, feature_width, out_size, stem
+from phiscale.architecture.plan import blocks, feature_width, out_size
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import ArgumentError, PhiscaleError
 from phiscale.runtime.native.program import ABI, Floats, Program, Weights, bind
@@ -106,8 +106,9 @@ def map_size(spec: NetworkSpec, height: int, width: int) -> tuple[int, int]:
     """Height and width of the last feature map; a side below 1 where the network is too deep for the image."""
 
     def after(size: int) -> int:
-        for layer in (*stem(spec), *blocks(spec)):
-            size = out_size(size, layer.kernel, layer.stride, spec.padding) if size > 0 else 0
+        size = out_size(size, spec.stem.kernel, spec.stem.stride, spec.padding)
+        for block in blocks(spec):
+            size = out_size(size, block.kernel, block.stride, spec.padding) if size > 0 else 0
         return size
 
     return after(height), after(width)

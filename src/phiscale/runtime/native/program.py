@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phiscale.architecture.plan import Block, StemConv, blocks, feature_width, stem
+from phiscale.architecture.plan import Block, blocks, feature_width
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import WeightsError
 
-ABI = 2
+ABI = 1
 Weights = Mapping[str, NDArray[np.float32]]
 ACTIVATIONS = {"silu": 1, "relu": 2, "relu6": 3, "hardswish": 4}
 DEPTHWISE, FULL = 0, 1
@@ -22,10 +22,7 @@ Floats: Any = POINTER(c_float)
 
 class BlockStruct(Structure):
     _fields_ = (
-        *(
-            (name, c_int32)
-            for name in ("kind", "w_in", "w_mid", "w_out", "w_se", "kernel", "stride", "skips", "activation", "project_acts", "wide")
-        ),
+        *((name, c_int32) for name in ("kind", "w_in", "w_mid", "w_out", "w_se", "kernel", "stride", "skips", "project_acts", "wide")),
         *((f"{layer}_{part}", Floats) for layer in ("expand", "depthwise", "reduce", "gate", "project") for part in "wb"),
     )
 
@@ -44,15 +41,14 @@ class Program:
 
     def __init__(self, spec: NetworkSpec, weights: Weights, threads: int) -> None:
         self._weights, self._kept, self._used = weights, [], set[str]()
-        first, *rest = stem(spec)
         has_stem = spec.in_channels <= STEM_CHANNELS
-        made = [self._stem_block(conv, spec) for conv in (rest if has_stem else (first, *rest))]
+        made = [self._stem_block(spec, number) for number in range(1 if has_stem else 0, len(spec.stem.widths))]
         made += [self._block(block) for block in blocks(spec)]
         self.struct = NetworkStruct(
             in_channels=spec.in_channels,
-            stem_width=first.w_out if has_stem else 0,
-            stem_kernel=first.kernel,
-            stem_stride=first.stride,
+            stem_width=spec.stem.widths[0] if has_stem else 0,
+            stem_kernel=spec.stem.kernel,
+            stem_stride=spec.stem.stride,
             activation=ACTIVATIONS[spec.activation],
             symmetric=spec.padding == "symmetric",
             block_count=len(made),
@@ -62,7 +58,8 @@ class Program:
             blocks=(BlockStruct * len(made))(*made),
         )
         if has_stem:
-            self._layer(self.struct, "stem", first.name, (first.w_out, first.w_in, first.kernel, first.kernel))
+            k = spec.stem.kernel
+            self._layer(self.struct, "stem", "stem.0", (spec.stem.widths[0], spec.in_channels, k, k))
         if spec.head_width:
             self._layer(self.struct, "head", "head", (spec.head_width, spec.stages[-1].width, 1, 1))
         if spec.num_classes:
@@ -70,11 +67,12 @@ class Program:
         if extra := sorted(set(weights) - self._used):
             raise WeightsError(f"these weights are not this network's: {len(extra)} keys have no place, e.g. {extra[0]}")
 
-    def _stem_block(self, conv: StemConv, spec: NetworkSpec) -> BlockStruct:
+    def _stem_block(self, spec: NetworkSpec, number: int) -> BlockStruct:
         # a later stem convolution, or one of many channels, is a full block without expansion
-        c, act = conv, ACTIVATIONS[spec.activation]
-        struct = BlockStruct(kind=FULL, w_in=c.w_in, w_mid=c.w_in, w_out=c.w_out, kernel=c.kernel, stride=c.stride, activation=act)
-        self._layer(struct, "project", c.name, (c.w_out, c.w_in, c.kernel, c.kernel))
+        w_in, k, stride = (spec.stem.widths[number - 1], 3, 1) if number else (spec.in_channels, spec.stem.kernel, spec.stem.stride)
+        w_out = spec.stem.widths[number]
+        struct = BlockStruct(kind=FULL, w_in=w_in, w_mid=w_in, w_out=w_out, kernel=k, stride=stride)
+        self._layer(struct, "project", f"stem.{number}", (w_out, w_in, k, k))
         return struct
 
     def _block(self, block: Block) -> BlockStruct:
@@ -88,7 +86,6 @@ class Program:
             kernel=k,
             stride=b.stride,
             skips=b.skips,
-            activation=ACTIVATIONS[b.activation],
             project_acts=b.kind == "separable",
         )
         if b.expands and b.kind != "separable":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import assert_never
 
 from phiscale.architecture.plan import Block, blocks
-from phiscale.architecture.spec import NetworkSpec
+from phiscale.architecture.spec import Activation, NetworkSpec
 
 # what source/ is compiled for (x86-64-v4 and these), in the names of /proc/cpuinfo: the kernel lists only what it also enabled
 NEEDS = frozenset(
@@ -56,25 +56,32 @@ def network_asks_for(spec: NetworkSpec) -> str | None:
     """What this network has that the engine can't do, by the name of its first such part."""
     if spec.stem.pool:
         return "stem: the native engine has no max-pooling"
+    if spec.stem.space_to_depth:
+        return "stem: the native engine has no space-to-depth convolution"
+    if spec.stem.kernel % 2 == 0:
+        return f"stem: the native engine's kernels are odd, this one is {spec.stem.kernel}"
     if spec.stem.kernel > 7:
         return f"stem: the native engine's kernels end at 7, this one is {spec.stem.kernel}"
     for block in blocks(spec):
-        if said := _block_asks_for(block):
+        if said := _block_asks_for(block, spec.activation):
             return f"{block.name}: {said}"
     return None
 
 
-def _block_asks_for(block: Block) -> str | None:
+def _block_asks_for(block: Block, activation: Activation) -> str | None:
+    if block.activation != activation:
+        return f"the native engine has one activation a network; this block's is {block.activation}, the network's {activation}"
+    if block.experts:
+        return "the native engine has no conditional convolutions"
     match block.kind:
         case "mbconv" | "separable":
-            if block.experts:
-                return f"the native engine has no mixtures of experts, this one has {block.experts}"
-            if block.kernel not in (2, 3, 5, 7) or block.stride > 2:
-                this = f"this is {block.kernel} with stride {block.stride}"
-                return f"the native engine's depthwise kernels are 2, 3, 5, 7 with stride 1, 2; {this}"
+            if block.kernel not in (3, 5, 7) or block.stride > 2:
+                return (
+                    f"the native engine's depthwise kernels are 3, 5, 7 with stride 1, 2; this is {block.kernel} with stride {block.stride}"
+                )
         case "fused":
-            if block.kernel > 7:
-                return f"the native engine's kernels end at 7, this one is {block.kernel}"
+            if block.kernel > 7 or block.kernel % 2 == 0:
+                return f"the native engine's kernels are odd and end at 7, this one is {block.kernel}"
         case "bottleneck":
             return "the native engine has no bottleneck blocks"
         case _:

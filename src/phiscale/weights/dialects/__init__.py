@@ -27,15 +27,11 @@ from phiscale.weights.dialects import (
     torchvision,
     torchvision_mobile,
 )
-from phiscale.weights.dialects.dialect import TF, TF_PORT, TORCH, Dialect, Numerics, body, names_of, numerics_of, shape_of
+from phiscale.weights.dialects.dialect import Dialect, body, names_of, numerics_of, shape_of
 
 __all__ = [
     "DIALECTS",
-    "TF",
-    "TF_PORT",
-    "TORCH",
     "Dialect",
-    "Numerics",
     "as_filed",
     "body",
     "key_map",

@@ -8,23 +8,7 @@ from torch import Tensor
 from phiscale.architecture import NetworkSpec
 from phiscale.architecture.catalog import rows
 from phiscale.architecture.layout import Shape
-from phiscale.architecture.spec import Padding
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Numerics:
-    """The facts of a network that its keys and shapes don't show."""
-
-    bn_eps: float
-    padding: Padding
-
-    def __str__(self) -> str:
-        return f"batch norm epsilon {self.bn_eps:g}, {self.padding} padding"
-
-
-TF = Numerics(bn_eps=1e-3, padding="same")
-TORCH = Numerics(bn_eps=1e-5, padding="symmetric")
-TF_PORT = Numerics(bn_eps=1e-3, padding="symmetric")  # torchvision's B5-B7 and V2
+from phiscale.weights.numerics import Numerics
 
 
 def numerics_of(spec: NetworkSpec) -> Numerics:

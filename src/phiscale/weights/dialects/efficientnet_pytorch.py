@@ -4,7 +4,8 @@ Source: lukemelas/EfficientNet-PyTorch efficientnet_pytorch/model.py: always TF'
 """
 
 from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TF, Dialect
+from phiscale.weights.dialects.dialect import Dialect
+from phiscale.weights.numerics import TF
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:

@@ -7,7 +7,8 @@ Source: keras-team/keras keras/src/applications/efficientnet.py, efficientnet_v2
 from torch import Tensor
 
 from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TF, Dialect, Leaves, from_hwio, tf_leaf, to_hwio
+from phiscale.weights.dialects.dialect import Dialect, Leaves, from_hwio, tf_leaf, to_hwio
+from phiscale.weights.numerics import TF
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from phiscale.architecture import NetworkSpec
 from phiscale.architecture.layout import layout
-from phiscale.weights.dialects.dialect import TF, Dialect, Leaves, from_hwio, to_hwio
+from phiscale.weights.dialects.dialect import Dialect, Leaves, from_hwio, to_hwio
+from phiscale.weights.numerics import TF
 
 _NUMBERS = {"weight": "0", "bias": "1", "running_mean": "2", "running_var": "3"}
 

@@ -6,7 +6,8 @@ Source: open-mmlab/mmpretrain mmpretrain/models/backbones/efficientnet.py, effic
 from torch import Tensor
 
 from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TF, Dialect
+from phiscale.weights.dialects.dialect import Dialect
+from phiscale.weights.numerics import TF
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:

@@ -4,7 +4,8 @@ Source: facebookresearch/pycls pycls/models/effnet.py, blocks.py.
 """
 
 from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TORCH, Dialect
+from phiscale.weights.dialects.dialect import Dialect
+from phiscale.weights.numerics import TORCH
 
 PARTS = {"expand": "exp", "depthwise": "dwise", "project": "lin_proj"}
 

@@ -4,7 +4,8 @@ Source: pytorch/vision torchvision/models/resnet.py; huggingface/pytorch-image-m
 """
 
 from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TORCH, Dialect
+from phiscale.weights.dialects.dialect import Dialect
+from phiscale.weights.numerics import TORCH
 
 PARTS = {"reduce": "1", "spatial": "2", "expand": "3"}
 

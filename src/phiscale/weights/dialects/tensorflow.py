@@ -7,7 +7,8 @@ from torch import Tensor
 
 from phiscale.architecture import NetworkSpec, blocks
 from phiscale.errors import WeightsError
-from phiscale.weights.dialects.dialect import TF, Dialect, Leaves, from_hwio, tf_leaf, to_hwio
+from phiscale.weights.dialects.dialect import Dialect, Leaves, from_hwio, tf_leaf, to_hwio
+from phiscale.weights.numerics import TF
 
 STEM = "stem/conv2d/kernel"
 AVERAGE = "/ExponentialMovingAverage"

@@ -4,7 +4,8 @@ Source: huggingface/pytorch-image-models timm/models/efficientnet.py and _effici
 """
 
 from phiscale.architecture import Block, NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TF, TORCH, Dialect, Numerics, names_of
+from phiscale.weights.dialects.dialect import Dialect, names_of
+from phiscale.weights.numerics import TF, TORCH, Numerics
 
 # where timm's name is another
 NAMES = {

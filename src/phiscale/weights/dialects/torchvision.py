@@ -4,7 +4,8 @@ Source: pytorch/vision torchvision/models/efficientnet.py.
 """
 
 from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TF_PORT, TORCH, Dialect, Numerics, names_of
+from phiscale.weights.dialects.dialect import Dialect, names_of
+from phiscale.weights.numerics import TF_PORT, TORCH, Numerics
 
 B0_TO_B4 = frozenset(f"efficientnet_b{number}" for number in range(5))
 PORTS = frozenset([f"efficientnet_b{number}" for number in range(5, 8)] + [f"efficientnetv2_{size}" for size in "sml"])

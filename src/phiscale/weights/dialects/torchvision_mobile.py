@@ -4,7 +4,8 @@ Source: pytorch/vision torchvision/models/mobilenetv2.py, mnasnet.py.
 """
 
 from phiscale.architecture import NetworkSpec, blocks
-from phiscale.weights.dialects.dialect import TORCH, Dialect
+from phiscale.weights.dialects.dialect import Dialect
+from phiscale.weights.numerics import TORCH
 
 
 def mobilenet_v2(spec: NetworkSpec) -> dict[str, str]:

@@ -96,12 +96,10 @@ static Depthwise depthwise_for(int width) {
 template <class P>
 static Depthwise depthwise_for(int kernel, int stride, int width) {
     if (stride == 1) {
-        if (kernel == 2) return depthwise_for<P, 2, 1>(width);
         if (kernel == 3) return depthwise_for<P, 3, 1>(width);
         if (kernel == 5) return depthwise_for<P, 5, 1>(width);
         if (kernel == 7) return depthwise_for<P, 7, 1>(width);
     } else if (stride == 2) {
-        if (kernel == 2) return depthwise_for<P, 2, 2>(width);
         if (kernel == 3) return depthwise_for<P, 3, 2>(width);
         if (kernel == 5) return depthwise_for<P, 5, 2>(width);
         if (kernel == 7) return depthwise_for<P, 7, 2>(width);

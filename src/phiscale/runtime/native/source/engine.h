@@ -5,7 +5,7 @@
 
 #define PHI_API extern "C" __attribute__((visibility("default")))
 
-enum { PHI_ABI = 2 };  // engine.py refuses another
+enum { PHI_ABI = 1 };  // engine.py refuses another
 
 enum phi_activation { PHI_NONE, PHI_SILU, PHI_RELU, PHI_RELU6, PHI_HARDSWISH };
 
@@ -16,7 +16,6 @@ enum phi_kind { PHI_DEPTHWISE, PHI_FULL };
 typedef struct {
     int32_t kind, w_in, w_mid, w_out, w_se, kernel, stride;
     int32_t skips;         // add the input to the output
-    int32_t activation;    // of this block
     int32_t project_acts;  // the projection is followed by the activation
     int32_t wide;          // keep half precision out of this block from the start
     const float *expand_w, *expand_b;  // null: no expansion

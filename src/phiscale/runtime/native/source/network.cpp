@@ -300,9 +300,8 @@ Geometry phi_engine::geometry(int height, int width, int kernel, int stride) con
     g.height = height, g.width = width;
     auto axis = [&](int size, int &out, int &before) {
         const int half = (kernel - 1) / 2;
-        const bool symmetric = net.symmetric && kernel % 2;  // an even kernel has no centre: SAME
-        out = symmetric ? (size + 2 * half - kernel) / stride + 1 : (size + stride - 1) / stride;
-        before = symmetric ? half : std::max(0, (out - 1) * stride + kernel - size) / 2;
+        out = net.symmetric ? (size + 2 * half - kernel) / stride + 1 : (size + stride - 1) / stride;
+        before = net.symmetric ? half : std::max(0, (out - 1) * stride + kernel - size) / 2;
     };
     axis(height, g.out_height, g.top);
     axis(width, g.out_width, g.left);
@@ -571,7 +570,7 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
 
     DepthwiseJob job{};
     job.row_pixels = g.row_pixels, job.row_mask = g.ring_rows - 1;
-    job.activation = it.activation, job.out_width = g.out_width;
+    job.activation = net.activation, job.out_width = g.out_width;
     const auto offsets = steps(in, block.slabs_in);
     const Depthwise run = depthwise_for<P>(it.kernel, it.stride, g.out_width);
     const int taps = it.kernel * it.kernel;
@@ -591,7 +590,7 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
         }
         const bf16 *from = in.data + (size_t)image * g.pixels() * 32;
         auto rows_at = [&](int i) -> Rows { return {from + (size_t)(m0 + i * 32) * 32, std::min(32, m1 - m0 - i * 32)}; };
-        with_act(it.activation, [&](auto a) __attribute__((always_inline)) {
+        with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
             gemm((m1 - m0 + 31) / 32, rows_at, offsets.data(), 64, block.expand, block.expand.block(slab), slab,
                  [&](int, int n, const float *c) __attribute__((always_inline)) {
                      cursor.put(n, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load2(c + r * 32))); });
@@ -694,7 +693,7 @@ void phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out
                 bf16 *write = to.data + n * to.slab + start;
                 const bf16 *read = adds ? in.data + n * in.slab + start : nullptr;
                 F2 sum{_mm512_setzero_ps(), _mm512_setzero_ps()};
-                with_act(it.activation, [&](auto a) __attribute__((always_inline)) {
+                with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
                     gemm((stop - y) * per_row, rows_at, g.taps.data(), (size_t)it.stride * 64, conv, conv.block(n), n,
                          [&](int, int count, const float *c) __attribute__((always_inline)) {
                              for (int r = 0; r < count; r++, write += 32) {
@@ -735,7 +734,7 @@ void phi_engine::squeeze_excite(const Work &work, int index, Map mid, int images
             const float *part = (work.size > 1 ? work.plan->scratch[t] : *work.own).hidden + (size_t)image * se.padded;
             for (int h = 0; h < se.padded; h++) hidden[h] += part[h];
         }
-        activate(hidden, se.padded, block.it.activation);
+        activate(hidden, se.padded, net.activation);
         if (g.folds) {
             for (int slab = 0; slab < block.slabs_mid; slab++) store2(work.own->gates + slab * 32, gate_slab(se, channels, hidden, slab));
             fold_gates(block.project, work.own->gates, work.own->weights);
@@ -765,7 +764,7 @@ void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, 
     for (int n = n0; n < n1; n++) {
         bf16 *write = out.data + n * out.slab + (size_t)m0 * 32;
         const bf16 *read = block.it.skips ? in.data + n * in.slab + (size_t)m0 * 32 : nullptr;
-        with_act(block.it.project_acts ? block.it.activation : PHI_NONE, [&](auto a) __attribute__((always_inline)) {
+        with_act(block.it.project_acts ? net.activation : PHI_NONE, [&](auto a) __attribute__((always_inline)) {
             gemm((m1 - m0 + 31) / 32, rows_at, offsets.data(), 64, block.project, weights + (size_t)n * block.project.k_tiles * 1024, n,
                  [&](int, int count, const float *c) __attribute__((always_inline)) {
                      if (read) {
@@ -795,7 +794,7 @@ void phi_engine::run_block(const Work &work, int index, Map in, Map out, int ima
         block.is_wide ? depthwise_units<Wide>(work, index, in, mid, images) : depthwise_units<Half>(work, index, in, mid, images);
     } else {
         // half precision only pays where the activation is costly
-        const bool half = !block.is_wide && block.it.activation == PHI_SILU;
+        const bool half = !block.is_wide && net.activation == PHI_SILU;
         half ? full_rows<Half>(work, index, in, mid, out, images) : full_rows<Wide>(work, index, in, mid, out, images);
     }
     if (overflow() && !block.is_wide) block.overflowed = true;

@@ -1,0 +1,77 @@
+"""Small pictures, a tiny network, and one run that the command line trained on them."""
+
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from stripes import draw
+
+from phiscale.architecture import Design, NetworkSpec, Stage, Stem
+from phiscale.cli import main
+from phiscale.deploy.bundle import export_bundle
+from phiscale.jobs import export, fit
+
+TINY = Design(
+    spec=NetworkSpec(
+        stem=Stem(widths=(8,)), stages=(Stage(kind="mbconv", depth=1, width=16, stride=2, expand=2, se=0.25),), head_width=32, num_classes=2
+    ),
+    resolution=32,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty() -> Iterator[None]:
+    """Speeds in bench.json from a moment each: not what is tested here, and five seconds a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for job in (fit, export):
+            patch.setattr(job, "export_bundle", functools.partial(export_bundle, seconds=0.001))
+        yield
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    draw(root / "across", 12, across=True)
+    draw(root / "down", 12, across=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of `fit` that train the tiny network in a moment."""
+    path = tmp_path_factory.mktemp("design") / "tiny.toml"
+    path.write_text(TINY.to_toml(), encoding="utf-8")
+    return ["--network", str(path), "--weights", "none", "--epochs", "1", "--batch", "8", "--learning-rate", "0.1", "--threads", "1"]
+
+
+@pytest.fixture(scope="session")
+def trained(pictures: Path, train: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run, and what `fit` printed."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["fit", str(pictures), *train, "-o", str(out)]) == 0
+    return out, printed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def run(trained: tuple[Path, str]) -> Path:
+    return trained[0]
+
+
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def phiscale(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run a command in this process: exit status, standard output, standard error."""
+
+    def run(*arguments: str | Path) -> Said:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run
