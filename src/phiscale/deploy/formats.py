@@ -52,7 +52,7 @@ def export_openvino(out: str | Path, *, bundle: Bundle, calibrate: Iterable[NDAr
 
 def _quantised(model: Any, images: Iterable[NDArray[np.float32]]) -> Any:
     try:
-        import nncf
+        import nncf  # pyright: ignore[reportMissingImports] (an extra)
     except ImportError:
         raise MissingExtraError("int8 needs the package nncf: pip install 'phiscale[int8]'") from None
     batches = [image[None] for image in images]
