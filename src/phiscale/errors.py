@@ -10,7 +10,8 @@ PhiscaleError                  the command ends with `exit_status` and prints th
 ├── WeightsError               1 · a weight file is broken, unsafe, or of another network; names the first keys that differ
 ├── BundleError                1 · a bundle is incomplete or was changed
 ├── RunError                   1 · a run folder or checkpoint is incomplete; the disk is full
-│   └── DivergedError          1 · training came to numbers that are none; the same again would too
+│   ├── DivergedError          1 · training came to numbers that are none; the same again would too
+│   └── StoppedError         143 · SIGTERM; the message has the command that goes on
 └── MissingExtraError          1 · an optional package is needed; says which `pip install` brings it
 
 Comes in: nothing.  Goes out: exceptions.  Never: imports anything.  Start reading: here.
@@ -65,6 +66,10 @@ class RunError(PhiscaleError):
 
 class DivergedError(RunError):
     pass
+
+
+class StoppedError(RunError):
+    exit_status = 128 + 15  # as a shell says of what SIGTERM ended
 
 
 class MissingExtraError(PhiscaleError):

@@ -233,15 +233,19 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
 class EpochBatches(Sampler[list[Key]]):
     """Batches of (epoch, index) keys; set `epoch` before each epoch, and `first` to resume inside one.
 
-    A last batch of one image is joined to the one before, as batch norm can't train on it.
+    part: (this process, processes); each gets its share of every batch, in order, so that together they see what one would.
+    A last batch of one image, or of fewer than there are processes, is joined to the one before: batch norm can't train on one,
+    and no process can go without.
     """
 
-    def __init__(self, n: int, *, batch: int, seed: int = 0, shuffle: bool = False, epoch: int = 0, first: int = 0) -> None:
-        self.n, self.batch, self.seed, self.shuffle, self.epoch, self.first = n, batch, seed, shuffle, epoch, first
+    def __init__(
+        self, n: int, *, batch: int, seed: int = 0, shuffle: bool = False, epoch: int = 0, first: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.n, self.batch, self.seed, self.shuffle, self.epoch, self.first, self.part = n, batch, seed, shuffle, epoch, first, part
 
     def _starts(self) -> list[int]:
         starts = list(range(0, self.n, self.batch))
-        if self.shuffle and len(starts) > 1 and self.n - starts[-1] == 1:
+        if self.shuffle and len(starts) > 1 and self.n - starts[-1] < max(2, self.part[1]):
             starts.pop()
         return starts[self.first :]
 
@@ -250,16 +254,17 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = epoch_order(self.n, seed=self.seed, epoch=self.epoch) if self.shuffle else range(self.n)
-        starts = self._starts()
+        starts, (rank, count) = self._starts(), self.part
         for start, stop in zip(starts, [*starts[1:], self.n], strict=True):
-            yield [(self.epoch, index) for index in order[start:stop]]
+            size = stop - start
+            yield [(self.epoch, index) for index in order[start + size * rank // count : start + size * (rank + 1) // count]]
 
 
 def make_loader(
-    dataset: ImageDataset, *, batch: int, shuffle: bool = False, epoch: int = 0, workers: int = 0
+    dataset: ImageDataset, *, batch: int, shuffle: bool = False, epoch: int = 0, workers: int = 0, part: tuple[int, int] = (0, 1)
 ) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of (uint8 (B, 3, crop, crop), labels int64, indices int64); its `batch_sampler` is an EpochBatches."""
-    batches = EpochBatches(len(dataset), batch=batch, seed=dataset.seed, shuffle=shuffle, epoch=epoch)
+    """Batches of (uint8 (B, 3, crop, crop), labels int64, indices int64); its `batch_sampler` is an EpochBatches, see there."""
+    batches = EpochBatches(len(dataset), batch=batch, seed=dataset.seed, shuffle=shuffle, epoch=epoch, part=part)
     generator = torch.Generator().manual_seed(dataset.seed)  # else iterating would draw from the global generator
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, generator=generator, persistent_workers=False)
     return cast("DataLoader[tuple[Tensor, Tensor, Tensor]]", loader)  # collated: a sample's numbers become tensors

@@ -1,52 +1,65 @@
-"""The whole state of a training in one file, atomic, checked by SHA-256; the last two are kept."""
+"""The whole state of a training in one file whose name carries its SHA-256: whole or not counted; the last two are kept."""
 
 import hashlib
 import io
-import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from phiscale.atomic import replacing, write_text
+from phiscale.atomic import replacing
 from phiscale.errors import RunError
 
+FORMAT = 2
 KEPT = 2  # the newest may be the one being written when the power goes
+_NAME = re.compile(r"(\d{8})-([0-9a-f]{32})\.pt")
 
 
-def save(folder: Path, state: dict[str, Any], step: int) -> None:
-    """Write `state` (tensors, numbers, strings, lists and dicts of them) as the checkpoint of `step`."""
+def save(folder: Path, state: dict[str, Any], number: int) -> None:
+    """Write `state` (tensors, numbers, strings, lists and dicts of them) as the `number`-th checkpoint; those before the last go."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({**state, "format": FORMAT, "number": number}, buffer)
     content = buffer.getbuffer()
-    name = f"step-{step:09d}"
-    with replacing(folder / f"{name}.pt") as temporary:
+    written = folder / f"{number:08d}-{hashlib.sha256(content).hexdigest()[:32]}.pt"
+    with replacing(written) as temporary:
         temporary.write_bytes(content)
-    # written second: a checkpoint counts from the moment its sum is there
-    write_text(folder / f"{name}.json", json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}) + "\n")
-    for old in sorted(folder.glob("step-*.json"))[:-KEPT]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".pt").unlink(missing_ok=True)
-    for stray in folder.glob(".step-*.tmp"):
+    before = [path for path in _found(folder) if path != written and _number(path) < number]
+    for path in _found(folder):
+        if path != written and path not in before[: KEPT - 1]:  # a higher number is a broken one that was passed over
+            path.unlink(missing_ok=True)
+    for stray in folder.glob(".*.tmp"):
         stray.unlink(missing_ok=True)
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole; None where there is none. RunError where there are some and all are broken."""
-    sums = sorted(folder.glob("step-*.json"), reverse=True)
-    for path in sums:
+    """The newest checkpoint that is whole, with its `number`; None where there is none. RunError where all that there are are broken."""
+    found = _found(folder)
+    for path in found:
         try:
-            expected = json.loads(path.read_text(encoding="utf-8"))
-            content = path.with_suffix(".pt").read_bytes()
-        except (OSError, ValueError):
+            content = path.read_bytes()
+        except OSError:
             continue
-        if isinstance(expected, dict) and hashlib.sha256(content).hexdigest() == expected.get("sha256"):
-            try:
-                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError):  # the right sum of something else
-                continue
-    if sums:
-        raise RunError(f"all {len(sums)} checkpoints in {folder} are broken or no checkpoints of phiscale; start again in another folder")
+        if hashlib.sha256(content).hexdigest()[:32] != path.stem.partition("-")[2]:
+            continue
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):  # the right sum of something else
+            continue
+        if isinstance(state, dict) and state.get("format") == FORMAT:
+            return state
+        raise RunError(f"{path} was written by another version of phiscale; finish the run with that one, or start again in another folder")
+    if found:
+        raise RunError(f"all {len(found)} checkpoints in {folder} are broken or no checkpoints of phiscale; start again in another folder")
     return None
+
+
+def _found(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((path for path in folder.glob("*.pt") if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.name[:8])

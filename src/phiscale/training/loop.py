@@ -1,42 +1,50 @@
-"""The loop: probe, then epochs of fine-tuning; the best by validation is kept.
+"""The loop: probe, then epochs of steps; the best by validation is kept.
 
 What a step sees depends on (seed, epoch, step) alone: the order, the augmentation and the random numbers inside the model.
-So a run that was killed goes on from its checkpoint as if nothing had happened.
+So a run that was killed goes on from its checkpoint as if nothing had happened. With several processes each computes its
+share of every batch, and all sums are over all of them. Start at `_Training.run`.
 """
 
-import csv
-import io
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from phiscale.architecture import Preprocess
-from phiscale.atomic import write_text
 from phiscale.data.find import ImageSet
 from phiscale.data.load import ImageCache, ImageDataset, make_loader, mix
 from phiscale.data.transform import normalise
-from phiscale.errors import DivergedError, RunError
+from phiscale.errors import ArgumentError, RunError
 from phiscale.kernels import accelerate, freeze_norms, restore, unfreeze_norms
 from phiscale.nn import Network
 from phiscale.training import checkpoint
+from phiscale.training.compute import Compute
 from phiscale.training.ema import Ema
+from phiscale.training.guard import Guard
+from phiscale.training.log import Log
 from phiscale.training.metrics import Scores, scores
+from phiscale.training.pace import LONGEST, Pace
 from phiscale.training.probe import fit_probe
+from phiscale.training.processes import Processes
 from phiscale.training.recipe import Recipe
+from phiscale.training.stop import Stop
+from phiscale.training.sync_norm import desync_norms, sync_norms
 
 Progress = Callable[[str, int, int], None]  # (what, done, total), total in images
+Say = Callable[[str], None]  # one line for a person
 Judged = Callable[[int, float], None]  # (epochs done, validation top-1); may raise to end the training there
-METRICS = ("epoch", "stage", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
-TIMINGS = ("epoch", "images_per_second", "seconds")
-CHECKPOINT_SECONDS = 600.0  # inside long epochs
+CHECKPOINT_SECONDS = 300.0  # inside long epochs
+RESPAWNS = 3  # times an epoch that reading processes are started again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,23 +73,52 @@ def train(
     recipe: Recipe,
     preprocess: Preprocess,
     folder: Path,
+    compute: Compute | None = None,
     seed: int = 0,
+    seconds: float | None = None,
     cache: ImageCache | None = None,
     workers: int = 0,
+    processes: Processes | None = None,
+    stop: Stop | None = None,
+    tensorboard: bool = False,
     progress: Progress | None = None,
+    say: Say | None = None,
     judged: Judged | None = None,
 ) -> Outcome:
     """Train `model` (its classifier sized for the images' classes) and give back the best by validation.
 
     Writes metrics.csv, timings.csv and checkpoint/ in `folder`; goes on from the checkpoint that it finds there.
-    `judged` hears of every epoch, those before the checkpoint too.
-    RunError where the loss is no longer a number, or the disk is full.
+    seconds   the recipe's whole schedule is fitted into them, in place of its epochs
+    judged    hears of every epoch, those before the checkpoint too
+    RunError where the disk is full or another process is lost, DivergedError where the loss is no longer a number,
+    StoppedError or KeyboardInterrupt, after a checkpoint, where `stop` was asked.
     """
-    return _Training(model, images, recipe, preprocess, folder, seed, cache, workers, progress or _silent, judged).run()
+    training = _Training(
+        model, images, recipe=recipe, compute=compute or Compute(), preprocess=preprocess, folder=folder, seed=seed, cache=cache,
+        workers=workers, processes=processes or Processes(), stop=stop or Stop(), tensorboard=tensorboard, tell=progress or _silent,
+        say=say or _mute, judged=judged,
+    )  # fmt: skip
+    with training.processes.together(f"phiscale fit --resume {folder}"):
+        return training.run(seconds)
 
 
 def _silent(what: str, done: int, total: int) -> None:
     del what, done, total
+
+
+def _mute(text: str) -> None:
+    del text
+
+
+class _Forward(nn.Module):
+    """What autocast, torch.compile and DistributedDataParallel wrap, so that the network itself stays as it is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
 
 
 class _Training:
@@ -91,36 +128,54 @@ class _Training:
         self,
         model: Network,
         images: ImageSet,
+        *,
         recipe: Recipe,
+        compute: Compute,
         preprocess: Preprocess,
         folder: Path,
         seed: int,
         cache: ImageCache | None,
         workers: int,
+        processes: Processes,
+        stop: Stop,
+        tensorboard: bool,
         tell: Progress,
+        say: Say,
         judged: Judged | None,
     ) -> None:
-        self.recipe, self.preprocess, self.folder, self.seed, self.tell = recipe, preprocess, folder, seed, tell
-        self.judged = judged
-        self.accelerator = Accelerator()
+        self.recipe, self.compute, self.preprocess, self.folder, self.seed = recipe, compute, preprocess, folder, seed
+        self.processes, self.stop, self.tell, self.say, self.judged = processes, stop, tell, say, judged
+        self.accelerator = _accelerator(compute)
+        part = (processes.rank, processes.count)
         self.train_set = ImageDataset(images, "train", preprocess=preprocess, augment=recipe.augment, seed=seed, cache=cache)
         self.plain_train_set = ImageDataset(images, "train", preprocess=preprocess, seed=seed, cache=cache)
         self.val_set = ImageDataset(images, "val", preprocess=preprocess, cache=cache)
-        self.loader = make_loader(self.train_set, batch=recipe.batch, shuffle=True, workers=workers)
-        self.network = model.to(self.accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        accelerate(self.network)
+        if recipe.batch < 2 * processes.count and recipe.epochs:
+            raise ArgumentError(
+                f"a batch of {recipe.batch} is too small for {processes.count} processes; raise --batch to {2 * processes.count}"
+            )
+        self.loader = make_loader(self.train_set, batch=recipe.batch, shuffle=True, workers=workers, part=part)
+        self.batches: Any = self.loader.batch_sampler
+        self.steps = len(self.batches)  # an epoch
+        self.network = model.to(self.accelerator.device, memory_format=compute.layout)  # pyright: ignore[reportCallIssue]
+        if not compute.compile:
+            accelerate(self.network)
         if recipe.freeze_norms:
             freeze_norms(self.network)
+        self.log = Log(folder if processes.main else None, tensorboard=tensorboard)
+        self.guard = Guard()
         self.best = _Best()
-        self.rows: list[dict[str, Any]] = []
-        self.timings: list[dict[str, Any]] = []
+        self.pace: Pace | None = None
         self.epoch, self.step = 0, 0  # epochs done; steps done inside the current one
-        self.sums = [0.0, 0.0, 0.0]  # of the current epoch: loss, right answers, images
+        self.sums = [0.0, 0.0, 0.0, 0.0, 0.0]  # of the current epoch: loss, right answers, images, gradient norms, steps
+        self.saved, self.kept = 0, "nothing was kept yet"  # checkpoints written, and what the last one is of
 
     # --- the course of a run ---------------------------------------------------------------------
 
-    def run(self) -> Outcome:
-        saved = checkpoint.load(self.folder / "checkpoint")
+    def run(self, seconds: float | None) -> Outcome:
+        if seconds is not None:
+            self.pace = Pace(seconds, steps=self.steps, longest=round(LONGEST * self.steps * self.recipe.epochs))
+        saved = self.processes.from_main(checkpoint.load(self.folder / "checkpoint") if self.processes.main else None)
         if saved is None:
             if self.recipe.adapt_norms:
                 self.adapt_norms()
@@ -131,24 +186,41 @@ class _Training:
             self.restore(saved)
         else:
             self.save()
-        for row in self.rows:
+        for row in self.log.rows:
             self.tell_judged(row)
-        while self.epoch < self.recipe.epochs:
+        self.stop.steps = True
+        while not self.finished:
             self.one_epoch()
-            self.tell_judged(self.rows[-1])
-        restore(unfreeze_norms(self.network))
+            self.tell_judged(self.log.rows[-1])
+        self.stop_where_asked()
+        self.stop.steps = False
+        self.log.close()
+        desync_norms(restore(unfreeze_norms(self.network)))
         state = self.best.state
         if state is None:
             raise RunError(f"{self.folder}/checkpoint holds no trained weights; start again in another folder")
         self.network.load_state_dict(state)
         self.network.eval()
-        val = evaluate(self.network, self.val_set, tell=self.tell)
+        val = evaluate(self.network, self.val_set, processes=self.processes, tell=self.tell)
         return Outcome(state=state, epoch=self.best.epoch, stage=self.best.stage, val=val)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule is at its end, or nothing became better for as long as the recipe has patience."""
+        if self.recipe.patience and self.epoch - self.best.epoch >= self.recipe.patience and self.log.rows:
+            return True
+        return self.time_is_up and not self.step if self.pace else self.epoch >= self.recipe.epochs
+
+    @property
+    def time_is_up(self) -> bool:
+        return self.pace is not None and self.pace.position >= 1.0
 
     def prepare(self) -> None:
         if self.recipe.frozen_stages >= 0:
             for part in (self.network.stem, *self.network.stages[: self.recipe.frozen_stages]):
                 part.requires_grad_(False)
+        if self.compute.sync_norms and self.processes.count > 1:
+            sync_norms(self.network)
         head = [p for name, p in self.network.named_parameters() if name.startswith("classifier.")]
         body = [p for name, p in self.network.named_parameters() if p.requires_grad and not name.startswith("classifier.")]
         rate = self.recipe.learning_rate
@@ -156,52 +228,111 @@ class _Training:
         optimizer = make_optimizer(self.recipe, groups)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.ema = Ema(self.network, self.recipe.ema_decay) if self.recipe.ema_decay else None
-        self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        forward: Any = _Forward(self.network)
+        self.model, self.optimizer = self.accelerator.prepare(torch.compile(forward) if self.compute.compile else forward, optimizer)
+
+    # --- an epoch --------------------------------------------------------------------------------
 
     def one_epoch(self) -> None:
-        started, first = time.perf_counter(), self.step
-        batches: Any = self.loader.batch_sampler
-        batches.epoch, batches.first = self.epoch, 0
-        steps = len(batches)
-        batches.first = self.step
-        total, last_saved = len(self.train_set), time.perf_counter()
+        started, first, total = time.perf_counter(), self.step, len(self.train_set)
+        last_saved = started
+        what = f"epoch {self.epoch + 1}" + ("" if self.pace else f"/{self.recipe.epochs}")
         self.network.train()
-        for pixels, labels, _ in self.loader:
-            self.one_step(pixels, labels, self.epoch * steps + self.step, steps * self.recipe.epochs)
+        if self.pace:
+            self.pace.begin_steps()
+        for pixels, labels, indices in () if self.time_is_up else self.epoch_batches():
+            self.one_step(pixels, labels, indices)
             self.step += 1
-            self.tell(f"epoch {self.epoch + 1}/{self.recipe.epochs}", min(self.step * self.recipe.batch, total), total)
+            self.tell(what, min(self.step * self.recipe.batch, total), total)
+            if self.pace:
+                self.pace.stepped(images=self.recipe.batch, judged=len(self.val_set))
+                self.pace.position = self.processes.from_main(self.pace.position)
+            self.stop_where_asked()
             if time.perf_counter() - last_saved > CHECKPOINT_SECONDS:
                 self.save()
                 last_saved = time.perf_counter()
+            if self.time_is_up:
+                break
         seconds = time.perf_counter() - started
-        self.epoch, self.step = self.epoch + 1, 0
-        loss, right, n = self.sums
-        self.sums = [0.0, 0.0, 0.0]
-        speed = (total - first * self.recipe.batch) / seconds
-        self.timings.append({"epoch": self.epoch, "images_per_second": round(speed, 2), "seconds": round(seconds, 3)})
-        self.judge("train" if not self.recipe.probe else "finetune", loss / n, right / n)
+        speed = (min(self.step * self.recipe.batch, total) - first * self.recipe.batch) / seconds
+        loss, right, n, norms, steps = self.sums
+        stage = "train" if not self.recipe.probe else "finetune"
+        self.judge(stage, loss / n, right / n, norms / steps, speed=speed, seconds=seconds)
         self.save()
 
-    def one_step(self, pixels: Tensor, labels: Tensor, number: int, of: int) -> None:
-        torch.manual_seed(mix(self.seed, number))  # dropout and drop-path
+    def epoch_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The current epoch's batches from `step` on; where a reading process dies, others take over at the same batch."""
+        self.batches.epoch, self.batches.first = self.epoch, self.step
+        for attempt in range(RESPAWNS + 1):
+            try:
+                yield from self.loader
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):
+                    raise
+                if self.stop.asked:
+                    self.stop_where_asked()
+                if attempt == RESPAWNS:
+                    raise RunError(
+                        f"the processes that read images died {attempt + 1} times in epoch {self.epoch + 1} ({error}); perhaps memory "
+                        f"ran out: give fewer --workers, or none, and go on with: phiscale fit --resume {self.folder}"
+                    ) from error
+                self.say(f"a process that reads images died; started again at step {self.step + 1} of epoch {self.epoch + 1}")
+                self.batches.first = self.step
+            else:
+                return
+
+    def one_step(self, pixels: Tensor, labels: Tensor, indices: Tensor) -> None:
+        number, of = self.epoch * self.steps + self.step, self.steps * self.recipe.epochs
+        torch.manual_seed(mix(self.seed, number, *([self.processes.rank] if self.processes.rank else [])))  # dropout and drop-path
+        share = self.recipe.rate(self.pace.position * of if self.pace else number, of)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.recipe.rate(number, of)
-        images = to_input(pixels, self.preprocess, self.accelerator.device)
-        labels = labels.to(self.accelerator.device)
-        logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        if not torch.isfinite(loss):
-            rate = self.optimizer.param_groups[-1]["lr"]
-            where = f"epoch {self.epoch + 1}, step {self.step + 1}, learning rate {rate:.3g}"
-            raise DivergedError(f"the loss is {loss.item()} ({where}); nothing was kept of this step; lower --learning-rate")
-        self.accelerator.backward(loss)
+            group["lr"] = rate * share
+        mine, all_of_them = [0.0, 0.0, len(labels)], self.processes.total(len(labels))[0]
+        parts = [part for part in torch.arange(len(labels)).tensor_split(self.compute.accumulate) if len(part)]
+        for part in parts:
+            with self.last_of_all(part is parts[-1]):
+                images = to_input(pixels[part], self.preprocess, self.accelerator.device, layout=self.compute.layout)
+                answers = labels[part].to(self.accelerator.device)
+                logits = self.model(images)
+                loss = F.cross_entropy(logits.float(), answers, label_smoothing=self.recipe.label_smoothing)
+                self.accelerator.backward(loss * (len(part) * self.processes.count / all_of_them))  # processes' gradients are averaged
+            mine[0] += loss.item() * len(part)
+            mine[1] += int((logits.argmax(1) == answers).sum())
+        loss, right, n = self.processes.total(*mine)
+        norm = self.gradient_norm()
+        self.guard.check(
+            loss / n, 0.0 if self.accelerator.scaler else norm,  # a scaler leaves out the steps whose gradients overflow
+            where=f"epoch {self.epoch + 1}, step {self.step + 1}", rate=self.optimizer.param_groups[-1]["lr"],
+            files=[self.train_set.items[index].path for index in indices.tolist()], kept=self.kept,
+        )  # fmt: skip
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.network)
-        self.sums[0] += loss.item() * len(labels)
-        self.sums[1] += int((logits.argmax(1) == labels).sum())
-        self.sums[2] += len(labels)
+        for place, value in enumerate((loss, right, n, norm, 1)):
+            self.sums[place] += value
+        self.log.step(number + 1, loss=loss / n, grad_norm=norm, lr=self.optimizer.param_groups[-1]["lr"])
+
+    def last_of_all(self, last: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients in the last part of a step only."""
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
+
+    def gradient_norm(self) -> float:
+        """The gradients' norm over all parameters; they are scaled down to the recipe's `clip`."""
+        if self.accelerator.scaler:
+            self.accelerator.unscale_gradients(self.optimizer)
+        learning = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in learning])
+        if self.recipe.clip:
+            torch.nn.utils.clip_grads_with_norm_(learning, self.recipe.clip, norm)
+        return norm.item()
+
+    def stop_where_asked(self) -> None:
+        """Write a checkpoint and end, where a signal came to any of the processes."""
+        if self.processes.total(float(bool(self.stop.asked)))[0]:
+            self.save()
+            self.stop.steps = False
+            raise self.stop.error(self.stop.asked or signal.SIGTERM)
 
     # --- before the first step -------------------------------------------------------------------
 
@@ -227,7 +358,7 @@ class _Training:
     def probe(self) -> None:
         """The classifier that a convex fit on the frozen features gives; epoch 0 of the run."""
         mirrored = self.recipe.augment.flip and len(self.plain_train_set) < 2000
-        features, labels = _features(self.network, self.plain_train_set, mirrored=mirrored, tell=self.tell)
+        features, labels = _features(self.network, self.plain_train_set, mirrored=mirrored, processes=self.processes, tell=self.tell)
         weight, bias = fit_probe(features, labels, self.network.spec.num_classes, label_smoothing=self.recipe.label_smoothing)
         with torch.no_grad():
             self.network.classifier.weight.copy_(weight)
@@ -239,26 +370,58 @@ class _Training:
 
     # --- after an epoch --------------------------------------------------------------------------
 
-    def judge(self, stage: str, train_loss: float, train_top1: float) -> None:
+    def judge(
+        self, stage: str, loss: float, top1: float, norm: float = 0.0, *, speed: float | None = None, seconds: float | None = None
+    ) -> None:
+        """Evaluate, keep the best, write the row of the epoch that was done, and count it; the probe is epoch 0 and has no speed."""
+        started = time.perf_counter()
         judged: Any = self.ema.average if self.ema is not None else self.network
-        val = evaluate(judged, self.val_set, tell=self.tell)
+        self.processes.same_buffers(judged)
+        val = evaluate(judged, self.val_set, processes=self.processes, tell=self.tell_unless_stopped)
         judged.train(judged is self.network)
-        lr = self.optimizer.param_groups[-1]["lr"] if self.epoch else 0.0
-        numbers = (lr, train_loss, train_top1, val.loss, val.top1)
-        self.rows.append(dict(zip(METRICS, (self.epoch, stage, *(f"{number:.6g}" for number in numbers)), strict=True)))
+        if self.pace:
+            self.pace.evaluated(time.perf_counter() - started)
+        if speed is not None:
+            self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0] * len(self.sums)
         if (val.top1, -val.loss) > (self.best.top1, -self.best.loss):
             state = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in judged.state_dict().items()}
             self.best = _Best(top1=val.top1, loss=val.loss, epoch=self.epoch, stage=stage, state=state)
-        if self.accelerator.is_main_process:
-            write_text(self.folder / "metrics.csv", _csv(METRICS, self.rows))
-            write_text(self.folder / "timings.csv", _csv(TIMINGS, self.timings))
+        lr = self.optimizer.param_groups[-1]["lr"] if self.epoch else 0.0
+        row = {"epoch": self.epoch, "stage": stage, "lr": lr, "train_loss": loss, "train_top1": top1}
+        self.log.epoch(row | {"val_loss": val.loss, "val_top1": val.top1, "grad_norm": norm}, speed=speed, seconds=seconds)
+        if speed is not None:
+            best = ", the best so far" if self.best.epoch == self.epoch else ""
+            self.say(
+                f"epoch {self.epoch}: loss {loss:.4g}, validation top-1 {val.top1:.1%}{best}; {speed:.0f} images/s, "
+                f"peak {self.log.timings[-1]['peak_bytes'] / 1e9:.2f} GB{self.left(time.perf_counter() - started + (seconds or 0))}"
+            )
+
+    def left(self, epoch_seconds: float) -> str:
+        """How long the rest will take, in words."""
+        if self.pace:
+            seconds = max(0.0, self.pace.seconds - self.pace.used) * (self.pace.position < 1)
+        else:
+            seconds = (self.recipe.epochs - self.epoch) * epoch_seconds
+        if self.finished or not seconds:
+            return ""
+        return f"; about {seconds:.0f} s left" if seconds < 180 else f"; about {seconds / 60:.0f} min left"
+
+    def tell_unless_stopped(self, what: str, done: int, total: int) -> None:
+        """Progress of an evaluation, which a signal ends: it is done again when the run goes on."""
+        self.tell(what, done, total)
+        if self.stop.asked and self.stop.steps and self.processes.count == 1:
+            self.stop_where_asked()
 
     def tell_judged(self, row: dict[str, Any]) -> None:
         if self.judged is not None:
             self.judged(int(row["epoch"]), float(row["val_top1"]))
 
+    # --- the whole state -------------------------------------------------------------------------
+
     def save(self) -> None:
-        if not self.accelerator.is_main_process:
+        self.saved += 1
+        self.kept = f"the state before it, of epoch {self.epoch + 1} after step {self.step}, is in {self.folder / 'checkpoint'}"
+        if not self.processes.main:
             return
         state = {
             "recipe": repr(self.recipe),
@@ -266,15 +429,18 @@ class _Training:
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.sums,
-            "rows": self.rows,
-            "timings": self.timings,
+            "rows": self.log.rows,
+            "timings": self.log.timings,
+            "guard": [self.guard.first, self.guard.level],
+            "pace": [self.pace.position, self.pace.used, self.pace.evaluation] if self.pace else None,
             "network": self.network.state_dict(),
             "ema": self.ema.average.state_dict() if self.ema else None,
             "ema_updates": self.ema.updates if self.ema else 0,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "best": {name: getattr(self.best, name) for name in _Best.__dataclass_fields__},
         }
-        checkpoint.save(self.folder / "checkpoint", state, self.epoch * 1_000_000 + self.step)
+        checkpoint.save(self.folder / "checkpoint", state, self.saved)
 
     def restore(self, saved: dict[str, Any]) -> None:
         if saved["recipe"] != repr(self.recipe) or saved["seed"] != self.seed:
@@ -284,9 +450,20 @@ class _Training:
         if self.ema is not None:
             self.ema.average.load_state_dict(saved["ema"])
             self.ema.updates = saved["ema_updates"]
+        if self.accelerator.scaler and saved["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        if self.pace and saved["pace"]:
+            self.pace.position, self.pace.spent, self.pace.evaluation = saved["pace"]
         self.best = _Best(**saved["best"])
-        self.epoch, self.step, self.sums = saved["epoch"], saved["step"], saved["sums"]
-        self.rows, self.timings = saved["rows"], saved["timings"]
+        self.epoch, self.step, self.sums, self.saved = saved["epoch"], saved["step"], saved["sums"], saved["number"]
+        self.guard.first, self.guard.level = saved["guard"]
+        self.log.go_on(saved["rows"], saved["timings"], self.epoch * self.steps + self.step)
+
+
+def _accelerator(compute: Compute) -> Accelerator:
+    """Accelerate's state belongs to the whole process, and a second training may want another precision: it is made anew."""
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=compute.mixed(torch.device(PartialState().device or "cpu")))
 
 
 def make_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -300,48 +477,56 @@ def make_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.
             assert_never(recipe.optimizer)
 
 
-def to_input(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
-    """uint8 (B, 3, H, W) -> what the network reads, on the device, channels last."""
-    return normalise(pixels.to(device).contiguous(memory_format=torch.channels_last), preprocess)
+def to_input(pixels: Tensor, preprocess: Preprocess, device: torch.device, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    """uint8 (B, 3, H, W) -> what the network reads, on the device."""
+    return normalise(pixels.to(device).contiguous(memory_format=layout), preprocess)
 
 
 @torch.no_grad()
-def evaluate(model: Network, images: ImageDataset, *, batch: int = 8, tell: Progress | None = None) -> Scores:
-    """Scores of `model` on a split, preprocessed as in prediction; the model is left in eval mode."""
+def evaluate(
+    model: Network, images: ImageDataset, *, batch: int = 8, processes: Processes | None = None, tell: Progress | None = None
+) -> Scores:
+    """Scores of `model` on a split, preprocessed as in prediction; the model is left in eval mode. Each process does its share."""
     model.eval()
     device = next(model.parameters()).device
+    processes = processes or Processes()
     outputs, answers = [], []
-    for number, (pixels, labels) in enumerate(_plain(images, batch)):
+    for pixels, labels, done in _plain(images, batch, processes):
         outputs.append(model(to_input(pixels, images.preprocess, device)).float().cpu())
         answers.append(labels)
         if tell is not None:
-            tell("evaluating", min((number + 1) * batch, len(images)), len(images))
-    return scores(torch.cat(outputs), torch.cat(answers))
+            tell("evaluating", done, len(images))
+    width = model.spec.num_classes
+    logits = torch.cat(outputs) if outputs else torch.zeros(0, width)
+    labels = torch.cat(answers) if answers else torch.zeros(0, dtype=torch.int64)
+    return scores(processes.rows(logits, len(images)), processes.rows(labels, len(images)))
 
 
 @torch.no_grad()
-def _features(model: Network, images: ImageDataset, *, mirrored: bool, tell: Progress, batch: int = 8) -> tuple[Tensor, Tensor]:
-    """Pooled features (n, feature_width) and labels; with `mirrored`, of the mirror images too."""
+def _features(
+    model: Network, images: ImageDataset, *, mirrored: bool, processes: Processes, tell: Progress, batch: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Pooled features (n, feature_width) and labels; with `mirrored`, of the mirror images too, after each batch."""
     model.eval()
     device = next(model.parameters()).device
+    views = 2 if mirrored else 1
     found, answers = [], []
-    for number, (pixels, labels) in enumerate(_plain(images, batch)):
-        for view in (pixels, pixels.flip(3)) if mirrored else (pixels,):
-            found.append(model.forward_features(to_input(view, images.preprocess, device)).mean((2, 3)).float().cpu())
-            answers.append(labels)
-        tell("probing", min((number + 1) * batch, len(images)), len(images))
-    return torch.cat(found), torch.cat(answers)
+    for pixels, labels, done in _plain(images, batch, processes):
+        seen = [model.forward_features(to_input(view, images.preprocess, device)).mean((2, 3)).float().cpu()
+                for view in (pixels, pixels.flip(3))[:views]]  # fmt: skip
+        found.append(torch.stack(seen, 1))
+        answers.append(labels)
+        tell("probing", done, len(images))
+    features, labels = processes.rows(torch.cat(found), len(images)), processes.rows(torch.cat(answers), len(images))
+    return torch.cat([part.transpose(0, 1).flatten(0, 1) for part in features.split(batch)]), torch.cat(
+        [part.repeat(views) for part in labels.split(batch)]
+    )
 
 
-def _plain(images: ImageDataset, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    loader: DataLoader[Any] = make_loader(images, batch=batch)
-    for pixels, labels, _ in loader:
-        yield pixels, labels
-
-
-def _csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+def _plain(images: ImageDataset, batch: int, processes: Processes) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """This process's share of a split, in order: pixels, labels, and how many of the split are done by all."""
+    mine = processes.share(len(images))
+    keys = [[(0, index) for index in mine[start : start + batch]] for start in range(0, len(mine), batch)]
+    loader: DataLoader[Any] = DataLoader(images, batch_sampler=keys)  # pyright: ignore[reportArgumentType]
+    for number, (pixels, labels, _) in enumerate(loader, 1):
+        yield pixels, labels, min(number * batch * processes.count, len(images))

@@ -22,6 +22,8 @@ class Recipe:
     adapt_norms    measure the batch norms' statistics anew on the training images before anything else
     frozen_stages  the stem and so many first stages keep their weights; -1: none is frozen
     ema_decay      of the averaged weights, which are the ones evaluated and kept; 0 = none
+    clip           most that the gradients' norm may be; larger ones are scaled down to it; 0: no limit
+    patience       epochs without a better one after which training stops; 0: it never stops early
     """
 
     name: str
@@ -42,6 +44,8 @@ class Recipe:
     dropout: float = 0.0
     drop_path: float = 0.0
     bn_momentum: float = 0.01
+    clip: float = 0.0
+    patience: int = 0
     augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
@@ -59,6 +63,8 @@ class Recipe:
             "dropout": (0, 0.999),
             "drop_path": (0, 0.999),
             "bn_momentum": (0, 1),
+            "clip": (0, 1e6),
+            "patience": (0, 1e5),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -69,7 +75,7 @@ class Recipe:
         if self.epochs == 0 and not self.probe:
             raise ArgumentError("recipe: 0 epochs and no probe would train nothing; raise --epochs")
 
-    def rate(self, step: int, steps: int) -> float:
+    def rate(self, step: float, steps: int) -> float:
         """Share of the highest learning rate at a step of `steps`: up linearly, down along a cosine.
 
         >>> [round(Recipe(name="x", warmup=0.5).rate(step, 4), 2) for step in range(5)]

@@ -1,0 +1,47 @@
+"""How steps are computed, as a value: speed, memory and rounding, but not what is learned."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from phiscale.errors import ArgumentError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """
+    precision      of the convolutions; auto: bfloat16 on a GPU that has it, float16 with a loss scaler on one that hasn't, else float32
+    accumulate     parts that a step's images are computed in, one after the other: the same step, in a part of the memory
+    compile        by torch.compile
+    channels_last  the layout of images and weights
+    sync_norms     batch norms that learn see all processes' images
+    """
+
+    precision: Precision = "auto"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool = True
+    sync_norms: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
+            raise ArgumentError(f"precision must be auto, float32, bfloat16 or float16, got {self.precision!r}")
+        if not (isinstance(self.accumulate, int) and 1 <= self.accumulate <= 10_000):
+            raise ArgumentError(f"accumulate must be a whole number from 1 to 10000, got {self.accumulate!r}")
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def mixed(self, device: torch.device) -> str:
+        """Accelerate's word for the precision on a device. ArgumentError for float16 without a GPU."""
+        if self.precision == "auto":
+            if device.type != "cuda":
+                return "no"
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        if self.precision == "float16" and device.type != "cuda":
+            raise ArgumentError(f"float16 is for GPUs; on {device.type} give --precision bfloat16 or float32")
+        return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[self.precision]

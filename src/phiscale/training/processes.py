@@ -1,0 +1,87 @@
+"""The processes of one training, as `torchrun` starts them: which one this is, sums over all of them, values that the first one decides."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather
+from torch import Tensor, nn
+
+from phiscale.errors import RunError
+
+T = TypeVar("T")
+
+TIMEOUT = 1800  # seconds that the others wait for one process; torch's own default
+LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "recv", "peer")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process's number among `count`; with one process everything here gives back what it was given."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def main(self) -> bool:
+        """The one that writes and prints."""
+        return self.rank == 0
+
+    def share(self, n: int) -> range:
+        """Which of n rows are this process's: all of them over all processes, each once, in order."""
+        return range(n * self.rank // self.count, n * (self.rank + 1) // self.count)
+
+    def from_main(self, value: T) -> T:
+        """What the first process has under this name."""
+        return value if self.count == 1 else broadcast_object_list([value])[0]
+
+    def total(self, *numbers: float) -> tuple[float, ...]:
+        """The sums of each number over all processes, the same on all."""
+        if self.count == 1:
+            return numbers
+        summed = torch.tensor(numbers, dtype=torch.float64, device=PartialState().device)
+        torch.distributed.all_reduce(summed)
+        return tuple(summed.tolist())
+
+    def rows(self, mine: Tensor, n: int) -> Tensor:
+        """All n rows of which `mine` are this process's `share`, on every process; what is padded on the way is cut off again."""
+        if self.count == 1:
+            return mine
+        most = -(-n // self.count)
+        padded = torch.zeros(most, *mine.shape[1:], dtype=mine.dtype, device=PartialState().device)
+        padded[: len(mine)] = mine.to(padded.device)
+        parts = gather(padded).view(self.count, most, *mine.shape[1:]).to(mine.device)  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.cat([parts[rank, : len(Processes(rank, self.count).share(n))] for rank in range(self.count)])
+
+    @torch.no_grad()
+    def same_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's batch norm statistics."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    @contextmanager
+    def together(self, go_on: str) -> Generator[None]:
+        """Where another process is lost, RunError with the command to `go_on`; it took its part of the step with it."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count > 1 and any(word in str(error).lower() for word in LOST):
+                raise RunError(
+                    f"process {self.rank} of {self.count} lost another one of this training ({str(error).splitlines()[0][:200]}); "
+                    f"its own message says why; go on with the same torchrun command and: {go_on}"
+                ) from error
+            raise
+
+
+def processes(timeout: float = TIMEOUT) -> Processes:
+    """Join the processes that torchrun started, or be the only one. timeout: seconds to wait for each other."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    state = PartialState(timeout=timedelta(seconds=timeout))
+    return Processes(state.process_index, state.num_processes)
