@@ -117,7 +117,7 @@ def sweep(
 
     proxy = make_proxy(found, start, epochs=epochs, tell=tell.progress)
     file, train = folder / f"{what}.csv", len(found.splits["train"])
-    rows = _read(file)
+    rows = read_rows(file, COLUMNS)
     diverged: list[str] = []
     for seed in range(seeds):
         for series, design in designs:
@@ -133,7 +133,7 @@ def sweep(
                 continue
             values = (design.name, series, design.cost.macs, design.cost.params, design.resolution, seed, epochs, train, f"{top1:.5f}")
             rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
-            write_text(file, _text(rows))
+            write_text(file, rows_text(rows, COLUMNS))
     points = tuple(
         _point(
             series,
@@ -171,7 +171,8 @@ def _scores(rows: Sequence[dict[str, str]], series: str, design: Design, epochs:
     return [float(r["top1"]) for r in rows if (r["network"], r["series"], r["resolution"], r["epochs"], r["images"]) == wanted]
 
 
-def _read(file: Path) -> list[dict[str, str]]:
+def read_rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The trainings that are done; none where there is no file. RunError where it has other columns."""
     if not file.is_file():
         return []
     try:
@@ -179,14 +180,14 @@ def _read(file: Path) -> list[dict[str, str]]:
             rows = list(csv.DictReader(text))
     except (OSError, ValueError) as error:
         raise RunError(f"can't read {file}: {error}") from None
-    if any(set(row) != set(COLUMNS) for row in rows):
+    if any(set(row) != set(columns) for row in rows):
         raise RunError(f"{file} is not a sweep's table; move it away, or give another folder with -o")
     return rows
 
 
-def _text(rows: Sequence[dict[str, str]]) -> str:
+def rows_text(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> str:
     out = io.StringIO()
-    table = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(out, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return out.getvalue()
