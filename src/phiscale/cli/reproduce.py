@@ -124,7 +124,9 @@ def _tell(swept: "Sweep", *, as_json: bool) -> None:
 
 
 def _tell_compared(compared: "Comparison", *, as_json: bool) -> None:
-    leaderboard = [{"epochs": epochs, "resolution": pixels, "top1": top1 / 100} for (epochs, pixels), top1 in compared.leaderboard.items()]
+    leaderboard = [
+        {"epochs": epochs, "resolution": pixels, "top1": round(top1 / 100, 4)} for (epochs, pixels), top1 in compared.leaderboard.items()
+    ]
     if as_json:
         rows = [
             {"network": row.network, "equal": row.equal, "epochs": row.epochs, "macs": row.macs, "params": row.params}
