@@ -35,15 +35,6 @@ def test_a_typo_in_a_recipe_names_the_nearest_field() -> None:
         Recipe.from_dict({"name": "x", "learning_rte": 1.0})
 
 
-def test_rate_rises_then_falls_to_zero() -> None:
-    recipe = Recipe(name="x", warmup=0.25)
-    rates = [recipe.rate(step, 100) for step in range(101)]
-    assert max(rates) == rates[25] == 1.0
-    assert rates[:26] == sorted(rates[:26])
-    assert rates[25:] == sorted(rates[25:], reverse=True)
-    assert rates[100] == 0.0
-
-
 def test_probe_separates_what_is_linear() -> None:
     torch.manual_seed(0)
     labels = torch.arange(90) % 3

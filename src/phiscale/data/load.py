@@ -180,8 +180,13 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
         if cache is not None and (cache.preprocess != preprocess or cache.splits.get(split) != image_set.splits[split]):
             cache = None  # kept for another size or set: decode instead
         self.items, self.preprocess, self.augment, self.seed = image_set.splits[split], preprocess, augment, seed
+        self.crop = preprocess.crop  # of varied images
         kept = {} if cache is None else (cache.larger if augment is not None else cache.exact)
         self._kept = {index: image for (name, index), image in kept.items() if name == split}
+
+    def vary_by(self, augment: Augment, *, size: float = 1.0) -> None:
+        """Vary images so from the next epoch on, at `size` times the preprocessing's crop. Readers that run already keep the old way."""
+        self.augment, self.crop = augment, max(1, round(size * self.preprocess.crop))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -196,7 +201,7 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
                 pixels = to_pixels(self._image(kept, item), self.preprocess)
             return _to_tensor(pixels), item.label, index
         image = self._image(kept, item) if kept is not None else _shrink(self._image(None, item), self.preprocess)
-        varied = vary(image, preprocess=self.preprocess, augment=self.augment, seed=mix(self.seed, epoch, index))
+        varied = vary(image, preprocess=self.preprocess, crop=self.crop, augment=self.augment, seed=mix(self.seed, epoch, index))
         return _to_tensor(np.asarray(varied)), item.label, index
 
     def _image(self, kept: _Kept | None, item: Item) -> Image.Image:

@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import assert_never, get_args
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from phiscale.architecture.check import check_bool, check_int, check_one_of, check_real
 from phiscale.architecture.preprocess import Preprocess
-from phiscale.errors import ArgumentError
+from phiscale.data.policies import Policy, auto_augment, rand_augment, torchvision_policy
+from phiscale.errors import SpecError
 from phiscale.runtime.transform import FILTERS
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's own conversion to grey
@@ -21,33 +25,83 @@ class Augment:
 
     `ratio` bounds width / height of the crop before it is made square; `jitter` is a share of brightness, contrast and
     saturation. Set `flip` to False where left and right mean something (digits, text, arrows).
-    Source: random area and ratio as in arXiv 1409.4842, in torchvision's form (ten draws, then the central crop).
+
+    policy         none, or what else is done: auto (AutoAugment v0), rand (RandAugment), trivial (TrivialAugment), augmix
+    magnitude      of rand, 10 = full; magnitude_std: spread of it; operations: how many; chance: of each to be applied
+    erase          probability that a random box is filled with noise (random erasing)
+
+    Source: random area and ratio as in arXiv 1409.4842, in torchvision's form (ten draws, then the central crop); policies.py;
+    erasing arXiv 1708.04896.
     """
 
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     jitter: float = 0.1
+    policy: Policy = "none"
+    magnitude: float = 9.0
+    magnitude_std: float = 0.0
+    operations: int = 2
+    chance: float = 1.0
+    erase: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("scale", "ratio"):
-            low, high = getattr(self, name)
+            pair = getattr(self, name)
+            if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(value, (int, float)) for value in pair)):
+                raise SpecError(f"augment: {name} must be two numbers, got {pair!r}")
+            low, high = pair
             object.__setattr__(self, name, (low, high))
             if not 0 < low <= high or (name == "scale" and high > 1):
-                raise ArgumentError(
-                    f"augment: {name} must be two growing numbers above 0{', up to 1' * (name == 'scale')}; got {low}, {high}"
-                )
-        if not 0 <= self.jitter < 1:
-            raise ArgumentError(f"augment: jitter must be at least 0 and below 1, got {self.jitter!r}")
+                raise SpecError(f"augment: {name} must be two growing numbers above 0{', up to 1' * (name == 'scale')}; got {low}, {high}")
+        check_bool("augment", "flip", self.flip)
+        check_one_of("augment", "policy", self.policy, get_args(Policy))
+        check_int("augment", "operations", self.operations, 0, 16)
+        for name, high in (("jitter", 0.999), ("magnitude", 30), ("magnitude_std", 30), ("chance", 1), ("erase", 1)):
+            check_real("augment", name, getattr(self, name), 0, high)
 
 
-def vary(image: Image.Image, *, preprocess: Preprocess, augment: Augment, seed: int) -> Image.Image:
-    """An RGB image as training sees it: (crop, crop), varied by `augment` in a way that depends on `seed` alone."""
-    random, crop = Random(seed), preprocess.crop
+def vary(image: Image.Image, *, preprocess: Preprocess, augment: Augment, seed: int, crop: int | None = None) -> Image.Image:
+    """An RGB image as training sees it: (crop, crop), varied by `augment` in a way that depends on `seed` alone.
+
+    crop   None: the preprocessing's
+    """
+    random, crop = Random(seed), crop or preprocess.crop
     image = image.resize((crop, crop), FILTERS[preprocess.interpolation], box=_random_box(image.size, augment, random))
     if augment.flip and random.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return _jittered(image, augment.jitter, random) if augment.jitter else image
+    match augment.policy:
+        case "none":
+            pass
+        case "auto":
+            image = auto_augment(image, random)
+        case "rand":
+            image = rand_augment(
+                image, random, magnitude=augment.magnitude, magnitude_std=augment.magnitude_std, operations=augment.operations,
+                chance=augment.chance,
+            )  # fmt: skip
+        case "trivial" | "augmix":
+            image = torchvision_policy(image, augment.policy, random.getrandbits(63))
+        case _:
+            assert_never(augment.policy)
+    if augment.jitter:
+        image = _jittered(image, augment.jitter, random)
+    return _erased(image, preprocess, random) if augment.erase and random.random() < augment.erase else image
+
+
+def _erased(image: Image.Image, preprocess: Preprocess, random: Random) -> Image.Image:
+    """A box of 2 to 33 % of the area filled with noise that is standard normal once normalised; ten draws, then none."""
+    width, height = image.size
+    for _ in range(10):
+        area, ratio = width * height * random.uniform(0.02, 1 / 3), 0.3 * (1 / 0.3**2) ** random.random()
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w < width and 0 < h < height:
+            noise = np.random.default_rng(random.getrandbits(63)).standard_normal((h, w, 3))
+            pixels = np.clip((noise * preprocess.std + preprocess.mean) * 255 + 0.5, 0, 255).astype(np.uint8)
+            image = image.copy()
+            image.paste(Image.fromarray(pixels), (random.randint(0, width - w), random.randint(0, height - h)))
+            break
+    return image
 
 
 def _random_box(size: tuple[int, int], augment: Augment, random: Random) -> tuple[int, int, int, int]:

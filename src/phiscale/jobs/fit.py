@@ -161,7 +161,7 @@ class _Fit:
         found = self.find()
         design, preprocess = self.design(found)
         self.loaded = self.load(design)
-        recipe = self.recipe(len(found.splits["train"]))
+        recipe = self.recipe(len(found.splits["train"]), design)
         network = create_model(
             design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
             weights=self.weights_or_none(), seed=self.asked.seed,
@@ -222,16 +222,16 @@ class _Fit:
     def weights_or_none(self) -> str | None:
         return None if self.asked.weights == "none" else self.asked.weights
 
-    def recipe(self, images: int) -> Recipe:
+    def recipe(self, images: int, design: Design) -> Recipe:
         name = self.asked.recipe or ("scratch" if self.asked.weights == "none" else "finetune")
-        recipe = RECIPES[name](images)
+        recipe = RECIPES[name](images, design)
         flip = self.asked.flip if self.asked.flip is not None else self.asked.images not in FLIP_HURTS
         recipe = replace(recipe, augment=replace(recipe.augment, flip=flip))
         how = self.loaded.inheritance if self.loaded else None
         if how is not None and not how.exact:  # what was cut away shifted every statistic, and all layers have to make up for it
             recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
         given = {"epochs": self.asked.epochs, "batch": self.asked.batch, "learning_rate": self.asked.learning_rate}
-        return replace(recipe, **{field: value for field, value in given.items() if value is not None})
+        return recipe.changed({field: value for field, value in given.items() if value is not None})
 
     def check(self, found: ImageSet) -> None:
         if found.skipped:

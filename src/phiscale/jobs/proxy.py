@@ -15,7 +15,7 @@ from phiscale.data.load import ImageCache, open_images, typical_side
 from phiscale.jobs.run import scaled_preprocess
 from phiscale.search.study import Job, Report, Score
 from phiscale.training import Recipe, train
-from phiscale.training.recipe import scratch
+from phiscale.training.recipes import scratch
 from phiscale.weights import create_model
 
 Tell = Callable[[str, int, int], None]  # (what, done, total)

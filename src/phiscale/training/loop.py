@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ from phiscale.training.ema import Ema
 from phiscale.training.guard import Guard
 from phiscale.training.log import Log
 from phiscale.training.metrics import Scores, scores
+from phiscale.training.objective import Objective, Teacher
+from phiscale.training.optim import make_optimizer
 from phiscale.training.pace import LONGEST, Pace
 from phiscale.training.probe import fit_probe
 from phiscale.training.processes import Processes
@@ -81,6 +83,8 @@ def train(
     processes: Processes | None = None,
     stop: Stop | None = None,
     tensorboard: bool = False,
+    targets: Tensor | None = None,
+    teacher: Teacher | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
     judged: Judged | None = None,
@@ -89,14 +93,16 @@ def train(
 
     Writes metrics.csv, timings.csv and checkpoint/ in `folder`; goes on from the checkpoint that it finds there.
     seconds   the recipe's whole schedule is fitted into them, in place of its epochs
+    targets   (training images, classes), in place of their labels
+    teacher   that of recipe.loss.distill
     judged    hears of every epoch, those before the checkpoint too
     RunError where the disk is full or another process is lost, DivergedError where the loss is no longer a number,
     StoppedError or KeyboardInterrupt, after a checkpoint, where `stop` was asked.
     """
     training = _Training(
         model, images, recipe=recipe, compute=compute or Compute(), preprocess=preprocess, folder=folder, seed=seed, cache=cache,
-        workers=workers, processes=processes or Processes(), stop=stop or Stop(), tensorboard=tensorboard, tell=progress or _silent,
-        say=say or _mute, judged=judged,
+        workers=workers, processes=processes or Processes(), stop=stop or Stop(), tensorboard=tensorboard,
+        targets=targets, teacher=teacher, tell=progress or _silent, say=say or _mute, judged=judged,
     )  # fmt: skip
     with training.processes.together(f"phiscale fit --resume {folder}"):
         return training.run(seconds)
@@ -139,6 +145,8 @@ class _Training:
         processes: Processes,
         stop: Stop,
         tensorboard: bool,
+        targets: Tensor | None,
+        teacher: Teacher | None,
         tell: Progress,
         say: Say,
         judged: Judged | None,
@@ -160,6 +168,10 @@ class _Training:
         self.network = model.to(self.accelerator.device, memory_format=compute.layout)  # pyright: ignore[reportCallIssue]
         if not compute.compile:
             accelerate(self.network)
+        counts = [0] * len(images.classes)
+        for item in images.splits["train"]:
+            counts[item.label] += 1
+        self.objective = Objective(recipe, self.network, preprocess=preprocess, counts=counts, targets=targets, teacher=teacher)
         if recipe.freeze_norms:
             freeze_norms(self.network)
         self.log = Log(folder if processes.main else None, tensorboard=tensorboard)
@@ -196,6 +208,7 @@ class _Training:
         self.stop.steps = False
         self.log.close()
         desync_norms(restore(unfreeze_norms(self.network)))
+        self.objective.finish()
         state = self.best.state
         if state is None:
             raise RunError(f"{self.folder}/checkpoint holds no trained weights; start again in another folder")
@@ -221,11 +234,7 @@ class _Training:
                 part.requires_grad_(False)
         if self.compute.sync_norms and self.processes.count > 1:
             sync_norms(self.network)
-        head = [p for name, p in self.network.named_parameters() if name.startswith("classifier.")]
-        body = [p for name, p in self.network.named_parameters() if p.requires_grad and not name.startswith("classifier.")]
-        rate = self.recipe.learning_rate
-        groups = [{"params": body, "lr": rate * self.recipe.body_rate}, {"params": head, "lr": rate}]
-        optimizer = make_optimizer(self.recipe, groups)
+        optimizer = make_optimizer(self.recipe, self.network, rate=self.recipe.peak_rate(self.recipe.batch))
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.ema = Ema(self.network, self.recipe.ema_decay) if self.recipe.ema_decay else None
         forward: Any = _Forward(self.network)
@@ -237,6 +246,8 @@ class _Training:
         started, first, total = time.perf_counter(), self.step, len(self.train_set)
         last_saved = started
         what = f"epoch {self.epoch + 1}" + ("" if self.pace else f"/{self.recipe.epochs}")
+        now = self.objective.enter(self.pace.position * self.recipe.epochs if self.pace else self.epoch)
+        self.train_set.vary_by(now.augment, size=now.train_size)
         self.network.train()
         if self.pace:
             self.pace.begin_steps()
@@ -284,7 +295,7 @@ class _Training:
     def one_step(self, pixels: Tensor, labels: Tensor, indices: Tensor) -> None:
         number, of = self.epoch * self.steps + self.step, self.steps * self.recipe.epochs
         torch.manual_seed(mix(self.seed, number, *([self.processes.rank] if self.processes.rank else [])))  # dropout and drop-path
-        share = self.recipe.rate(self.pace.position * of if self.pace else number, of)
+        share = self.recipe.schedule.rate(self.pace.position * of if self.pace else number, self.steps, self.recipe.epochs)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
         mine, all_of_them = [0.0, 0.0, len(labels)], self.processes.total(len(labels))[0]
@@ -293,8 +304,8 @@ class _Training:
             with self.last_of_all(part is parts[-1]):
                 images = to_input(pixels[part], self.preprocess, self.accelerator.device, layout=self.compute.layout)
                 answers = labels[part].to(self.accelerator.device)
-                logits = self.model(images)
-                loss = F.cross_entropy(logits.float(), answers, label_smoothing=self.recipe.label_smoothing)
+                seed = mix(self.seed, number, self.processes.rank, int(part[0]))
+                loss, logits = self.objective(self.model, images, answers, indices[part], seed=seed)
                 self.accelerator.backward(loss * (len(part) * self.processes.count / all_of_them))  # processes' gradients are averaged
             mine[0] += loss.item() * len(part)
             mine[1] += int((logits.argmax(1) == answers).sum())
@@ -359,13 +370,13 @@ class _Training:
         """The classifier that a convex fit on the frozen features gives; epoch 0 of the run."""
         mirrored = self.recipe.augment.flip and len(self.plain_train_set) < 2000
         features, labels = _features(self.network, self.plain_train_set, mirrored=mirrored, processes=self.processes, tell=self.tell)
-        weight, bias = fit_probe(features, labels, self.network.spec.num_classes, label_smoothing=self.recipe.label_smoothing)
+        weight, bias = fit_probe(features, labels, self.network.spec.num_classes, label_smoothing=self.recipe.loss.label_smoothing)
         with torch.no_grad():
             self.network.classifier.weight.copy_(weight)
             self.network.classifier.bias.copy_(bias)
             logits = features @ weight.T + bias
         self.ema = None
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing).item()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.loss.label_smoothing).item()
         self.judge("probe", loss, (logits.argmax(1) == labels).double().mean().item())
 
     # --- after an epoch --------------------------------------------------------------------------
@@ -384,7 +395,8 @@ class _Training:
         if speed is not None:
             self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0] * len(self.sums)
         if (val.top1, -val.loss) > (self.best.top1, -self.best.loss):
-            state = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in judged.state_dict().items()}
+            plain = self.objective.plain(judged.state_dict())
+            state = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in plain.items()}
             self.best = _Best(top1=val.top1, loss=val.loss, epoch=self.epoch, stage=stage, state=state)
         lr = self.optimizer.param_groups[-1]["lr"] if self.epoch else 0.0
         row = {"epoch": self.epoch, "stage": stage, "lr": lr, "train_loss": loss, "train_top1": top1}
@@ -464,17 +476,6 @@ def _accelerator(compute: Compute) -> Accelerator:
     """Accelerate's state belongs to the whole process, and a second training may want another precision: it is made anew."""
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=compute.mixed(torch.device(PartialState().device or "cpu")))
-
-
-def make_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    match recipe.optimizer:
-        case "sgd":
-            nesterov = recipe.momentum > 0
-            return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, weight_decay=recipe.weight_decay)
-        case "adamw":
-            return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
-        case _:
-            assert_never(recipe.optimizer)
 
 
 def to_input(pixels: Tensor, preprocess: Preprocess, device: torch.device, layout: torch.memory_format = torch.channels_last) -> Tensor:
