@@ -10,8 +10,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/phiscale fit digits --network efficientnet_lite0 --macs 80M --epochs 4 -o runs/demo
 
 test: $(VENV)/test.stamp check
-	$(BIN)/python -m pytest tests/cli  # a process of its own: the command line changes how its process's malloc works
-	$(BIN)/python -m pytest --ignore=tests/cli
+	$(BIN)/python -m pytest
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .

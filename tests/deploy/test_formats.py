@@ -36,10 +36,12 @@ def test_the_onnx_file_is_the_bundles(tmp_path: Path, bundle: Bundle) -> None:
 
 
 def test_openvinos_pair_computes_the_same_and_carries_labels(tmp_path: Path, bundle: Bundle) -> None:
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
+    from phiscale.runtime.engines.openvino import core
+
     out = export_openvino(tmp_path / "ov", bundle=bundle)
-    model = openvino.Core().read_model(out / "model.xml")
-    got = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(X)[0]
+    model = core().read_model(out / "model.xml")
+    got = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(X)[0]
     np.testing.assert_allclose(got, open_engine(bundle.model, runtime="onnxruntime")(X), atol=1e-5)
     assert model.get_rt_info(["phiscale", "labels"]).astype(str) == 'ant\n"bee\\n"\nwäsp\n'
     assert json.loads(model.get_rt_info(["phiscale", "preprocess"]).astype(str))["crop"] == 32
@@ -49,14 +51,16 @@ def test_openvinos_pair_computes_the_same_and_carries_labels(tmp_path: Path, bun
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_int8_is_near_and_smaller(tmp_path: Path, bundle: Bundle) -> None:
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     pytest.importorskip("nncf")
+    from phiscale.runtime.engines.openvino import core
+
     with pytest.raises(ArgumentError, match="at least 8 images"):
         export_openvino(tmp_path / "few", bundle=bundle, calibrate=X[:2])
     out = export_openvino(tmp_path / "int8", bundle=bundle, calibrate=X)
-    model = openvino.Core().read_model(out / "model.xml")
+    model = core().read_model(out / "model.xml")
     assert any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     got = np.concatenate([np.array(compiled(x[None])[0]) for x in X])
     want = open_engine(bundle.model, runtime="onnxruntime")(X)
     assert 0 < np.abs(got - want).max() < 0.3 * np.ptp(want)  # eight bits of random weights, on the images it was calibrated with

@@ -98,8 +98,7 @@ def _trained(images: str | None, resume: Path | None, asked: dict[str, Any]) -> 
     from phiscale.jobs import fit as job
     from phiscale.kernels import keep_freed_memory
 
-    if not asked.get("workers"):  # a fork under this malloc setting has crashed
-        keep_freed_memory()
+    keep_freed_memory()
     with Steps() as steps:
         try:
             return job.fit(images, **asked, watch=steps) if images is not None else job.resume(resume or Path(), watch=steps)

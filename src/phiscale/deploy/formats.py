@@ -36,9 +36,11 @@ def export_openvino(out: str | Path, *, bundle: Bundle, calibrate: Iterable[NDAr
     folder = _new(out)
     try:
         import openvino
+
+        from phiscale.runtime.engines.openvino import core
     except ImportError:
         raise MissingExtraError("the OpenVINO format needs the package openvino: pip install 'phiscale[openvino]'") from None
-    model: Any = openvino.Core().read_model(bundle.model)
+    model: Any = core().read_model(bundle.model)
     if calibrate is not None:
         model = _quantised(model, calibrate)
     for key, value in metadata(bundle.design, bundle.preprocess, bundle.labels, bundle.temperature).items():
@@ -69,9 +71,9 @@ def _quantised(model: Any, images: Iterable[NDArray[np.float32]]) -> Any:
 
 def _run(model: Any, batches: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Logits of the batches, as OpenVINO computes them when it is loaded: what the graph says is not what has to be right."""
-    import openvino
+    from phiscale.runtime.engines.openvino import core
 
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.concatenate([np.array(compiled(batch)[0]) for batch in batches])
 
 

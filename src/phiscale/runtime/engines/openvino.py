@@ -4,6 +4,7 @@ So the graph is compiled for one image, and for `batch` images when the first fu
 goes one by one (a batch of 32 is only a sixth faster per image than one).
 """
 
+from functools import cache
 from threading import Lock
 
 import numpy as np
@@ -14,6 +15,17 @@ from phiscale.errors import BundleError
 from phiscale.runtime.engines import Precision
 
 
+@cache
+def core() -> openvino.Core:
+    """The one Core of this process: never a second, and it lasts as long as the process.
+
+    Its processor plugin gives the calling thread a stack for signal handlers, and takes it away when the Core goes. When two Cores
+    of a thread go in the order in which they came, the second puts back the first one's stack, which is no longer mapped
+    (seen in OpenVINO 2026.4): the next signal with a Python handler, a Ctrl-C or a child's end, ends the process with SIGSEGV.
+    """
+    return openvino.Core()
+
+
 class OpenVino:
     """An Engine. Calls from several threads take turns."""
 
@@ -21,7 +33,6 @@ class OpenVino:
 
     def __init__(self, model: bytes, *, threads: int, precision: Precision, batch: int = 1) -> None:
         self.threads, self.batch = threads, max(1, batch)
-        self._core = openvino.Core()
         self._model = model
         self._options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         if precision != "auto":
@@ -34,9 +45,9 @@ class OpenVino:
     def _request(self, batch: int) -> openvino.InferRequest:
         if batch not in self._requests:
             try:
-                model = self._core.read_model(self._model)
+                model = core().read_model(self._model)
                 model.reshape(openvino.PartialShape([batch, *list(model.input(0).partial_shape)[1:]]))
-                self._requests[batch] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+                self._requests[batch] = core().compile_model(model, "CPU", self._options).create_infer_request()
             except RuntimeError as error:
                 raise BundleError(f"OpenVINO can't load the model: {error}") from None
         return self._requests[batch]
