@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,7 +13,11 @@ from phiscale.errors import ArgumentError
 if TYPE_CHECKING:
     from phiscale.jobs.run import Run
 
-DEFAULTS = {"weights": "auto", "seed": 0, "workers": 0}  # of the options whose default is not None
+DEFAULTS = {  # of the options whose default is not None
+    "weights": "auto", "seed": 0, "precision": "auto", "accumulate": 1, "compile": False, "channels_last": True, "sync_norms": False,
+    "tensorboard": False, "timeout": 1800.0,
+}  # fmt: skip
+ANY_TIME = ("workers",)  # change nothing in what comes out, so that --resume takes them too
 
 
 def command(
@@ -37,17 +41,37 @@ def command(
     ] = "auto",
     recipe: Annotated[str | None, Parameter(help="finetune or scratch. Default: finetune, or scratch with --weights none.")] = None,
     epochs: Annotated[int | None, Parameter(help="Passes over the training images. Default: the recipe's.")] = None,
-    batch: Annotated[int | None, Parameter(help="Images a step. Default: the recipe's.")] = None,
+    minutes: Annotated[
+        float | None,
+        Parameter(help="In place of epochs: be done in so many minutes, all included, with the recipe's whole schedule. Default: epochs."),
+    ] = None,
+    batch: Annotated[int | None, Parameter(help="Images a step, over all processes. Default: the recipe's.")] = None,
     learning_rate: Annotated[float | None, Parameter(help="Of the classifier at its highest. Default: the recipe's.")] = None,
+    clip: Annotated[float | None, Parameter(help="Most that the gradients' norm may be; 0: no limit. Default: the recipe's.")] = None,
+    patience: Annotated[
+        int | None, Parameter(help="Stop after so many epochs without a better one; 0: never. Default: the recipe's.")
+    ] = None,
     resolution: Annotated[
         int | None, Parameter(help="Pixels of the network's input. Default: the design's, less for tiny images or a small budget.")
     ] = None,
     flip: Annotated[
         bool | None, Parameter(negative="--no-flip", help="Whether mirror images train too. Default: yes, but not for digits.")
     ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Parameter(help="Of the convolutions; auto: bfloat16 on GPUs that have it, float16 on others, float32 elsewhere."),
+    ] = "auto",
+    accumulate: Annotated[int, Parameter(help="Compute each step in so many parts: the same step in less memory.")] = 1,
+    compile: Annotated[bool, Parameter(help="Use torch.compile.")] = False,  # noqa: A002  # torch's word
+    channels_last: Annotated[
+        bool, Parameter(negative="--no-channels-last", help="Keep the channels of a pixel together in memory: mostly faster.")
+    ] = True,
+    sync_norms: Annotated[bool, Parameter(help="Batch norms that learn see the images of all processes.")] = False,
+    tensorboard: Annotated[bool, Parameter(help="Log every step to OUTPUT/tensorboard too.")] = False,
     seed: Seed = 0,
     threads: Annotated[int | None, Parameter(help="Processor threads. Default: PyTorch's choice.")] = None,
-    workers: Annotated[int, Parameter(help="Processes that read images.")] = 0,
+    workers: Annotated[int | None, Parameter(help="Processes that read images; with --resume too. Default: none, this one reads.")] = None,
+    timeout: Annotated[float, Parameter(help="Seconds that the processes of torchrun wait for each other.")] = 1800.0,
     output: Annotated[
         Path | None, Parameter(name=("--output", "-o"), help="The run folder, new or empty. Default: runs/IMAGES-NETWORK, numbered.")
     ] = None,
@@ -62,15 +86,19 @@ def command(
     asked: dict[str, Any] = {
         "network": network, "macs": macs, "params": params, "memory": memory,
         "latency": latency, "runtime": runtime, "weights": weights, "recipe": recipe, "epochs": epochs,
-        "batch": batch, "learning_rate": learning_rate, "resolution": resolution, "flip": flip, "seed": seed, "threads": threads,
-        "workers": workers, "out": output,
+        "minutes": minutes, "batch": batch, "learning_rate": learning_rate, "clip": clip, "patience": patience, "resolution": resolution,
+        "flip": flip, "precision": precision, "accumulate": accumulate, "compile": compile, "channels_last": channels_last,
+        "sync_norms": sync_norms, "tensorboard": tensorboard, "seed": seed, "threads": threads, "workers": workers, "timeout": timeout,
+        "out": output,
     }  # fmt: skip
     if (images is None) == (resume is None):
         raise ArgumentError("give a folder of images, or --resume RUN to go on with a run; not both, not neither")
-    if resume is not None and (given := [name for name, value in asked.items() if value != DEFAULTS.get(name)]):
+    if resume is not None and (given := [name for name, value in asked.items() if name not in ANY_TIME and value != DEFAULTS.get(name)]):
         options = ", ".join("-o" if name == "out" else f"--{name.replace('_', '-')}" for name in given)
         raise ArgumentError(f"--resume goes on with what was asked of {resume}; leave out {options}, or start a new run")
     run = _trained(images, resume, asked)
+    if not run.here:  # one of torchrun's others
+        return
     about, speed = run.about, _speed(run)
     if as_json:
         emit_json(
@@ -100,11 +128,10 @@ def _trained(images: str | None, resume: Path | None, asked: dict[str, Any]) -> 
 
     keep_freed_memory()
     with Steps() as steps:
-        try:
-            return job.fit(images, **asked, watch=steps) if images is not None else job.resume(resume or Path(), watch=steps)
-        except KeyboardInterrupt:
-            go_on = f"go on with: phiscale fit --resume {steps.folder}" if steps.folder else "nothing was written"
-            raise KeyboardInterrupt(f"interrupted; {go_on}") from None
+        if images is None:
+            return job.resume(resume or Path(), workers=asked["workers"], watch=steps)
+        asked["workers"] = asked["workers"] or 0
+        return job.fit(images, **asked, watch=steps)
 
 
 def _top5(scores: dict[str, Any]) -> str:

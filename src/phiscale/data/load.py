@@ -3,12 +3,17 @@
 So a resumed run sees the same pixels, whatever the number of workers. Start at `open_images`, then `ImageDataset`.
 """
 
+import ctypes
 import hashlib
 import os
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -32,6 +37,8 @@ Progress = Callable[[int, int], None]  # (done, total)
 CACHE_BYTES = 512 << 20
 MARGIN = 1.15  # a training image is kept this much larger than the crop: random crops then enlarge little
 MAX_BAD_SHARE = 0.5
+STUCK = 600  # seconds after which a reading process that sends nothing counts as dead
+_PDEATHSIG = 1  # linux/prctl.h: PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,13 +272,27 @@ class EpochBatches(Sampler[list[Key]]):
             yield [(self.epoch, index) for index in order[start + size * rank // count : start + size * (rank + 1) // count]]
 
 
+def _begin_reader(parent: int, number: int) -> None:
+    """A reading process ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    del number
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").prctl(_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it went before we could ask to be told
+            os._exit(0)
+
+
 def make_loader(
     dataset: ImageDataset, *, batch: int, shuffle: bool = False, epoch: int = 0, workers: int = 0, part: tuple[int, int] = (0, 1)
 ) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
     """Batches of (uint8 (B, 3, crop, crop), labels int64, indices int64); its `batch_sampler` is an EpochBatches, see there."""
     batches = EpochBatches(len(dataset), batch=batch, seed=dataset.seed, shuffle=shuffle, epoch=epoch, part=part)
     generator = torch.Generator().manual_seed(dataset.seed)  # else iterating would draw from the global generator
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, generator=generator, persistent_workers=False)
+    begin = partial(_begin_reader, os.getpid()) if workers else None
+    loader = DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, generator=generator, worker_init_fn=begin, timeout=STUCK if workers else 0
+    )
     return cast("DataLoader[tuple[Tensor, Tensor, Tensor]]", loader)  # collated: a sample's numbers become tensors
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shlex
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,8 +21,9 @@ from phiscale.cost import Budget
 from phiscale.data.find import ImageSet, find_images
 from phiscale.data.load import ImageDataset, open_images, typical_side
 from phiscale.deploy.bundle import export_bundle
-from phiscale.errors import ArgumentError, RunError
+from phiscale.errors import ArgumentError, RunError, StoppedError
 from phiscale.jobs.choose import choose_design
+from phiscale.jobs.lock import locked
 from phiscale.jobs.run import (
     BUNDLE,
     DESIGN,
@@ -41,12 +43,16 @@ from phiscale.report import write_card, write_report
 from phiscale.runtime.image import printable
 from phiscale.runtime.machine import machine
 from phiscale.runtime.transform import normalise
-from phiscale.training import RECIPES, Recipe, Scores, evaluate, train
+from phiscale.training import RECIPES, Compute, Recipe, Scores, evaluate, train
+from phiscale.training.compute import Precision
+from phiscale.training.processes import TIMEOUT, Processes, processes
+from phiscale.training.stop import Stop
 from phiscale.version import VERSION
 from phiscale.weights import create_model
 from phiscale.weights.models import Loaded, load_weights
 from phiscale.weights.store import save_model
 
+AFTERWARDS = 10.0  # seconds that --minutes leaves for the bundle and the report: seen 4 to 8 here
 FLIP_HURTS = ("digits",)  # sets in which a mirror image is another thing
 
 
@@ -64,13 +70,23 @@ class Asked:
     weights: str = "auto"
     recipe: str | None = None
     epochs: int | None = None
+    minutes: float | None = None
     batch: int | None = None
     learning_rate: float | None = None
+    clip: float | None = None
+    patience: int | None = None
     resolution: int | None = None
     flip: bool | None = None
+    precision: Precision = "auto"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool = True
+    sync_norms: bool = False
+    tensorboard: bool = False
     seed: int = 0
     threads: int | None = None
     workers: int = 0
+    timeout: float = TIMEOUT
 
     @property
     def command(self) -> str:
@@ -80,8 +96,8 @@ class Asked:
             value = getattr(self, part.name)
             if part.name == "images" or value == part.default:
                 continue
-            option = "--" + part.name.replace("_", "-")
-            words += ["--no-flip" if value is False else "--flip"] if part.name == "flip" else [option, shlex.quote(str(value))]
+            name = part.name.replace("_", "-")
+            words += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", shlex.quote(str(value))]
         return " ".join(words)
 
 
@@ -97,13 +113,23 @@ def fit(
     weights: str | Path = "auto",
     recipe: str | None = None,
     epochs: int | None = None,
+    minutes: float | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
+    clip: float | None = None,
+    patience: int | None = None,
     resolution: int | None = None,
     flip: bool | None = None,
+    precision: Precision = "auto",
+    accumulate: int = 1,
+    compile: bool = False,  # noqa: A002  # torch's word
+    channels_last: bool = True,
+    sync_norms: bool = False,
+    tensorboard: bool = False,
     seed: int = 0,
     threads: int | None = None,
     workers: int = 0,
+    timeout: float = TIMEOUT,
     out: str | Path | None = None,
     watch: Watcher | None = None,
 ) -> Run:
@@ -115,51 +141,96 @@ def fit(
     runtime     what predicts: "openvino", "onnxruntime" or "native"; None: the best that is installed
     weights     "auto" (the best published at hand; carried over where the size is nobody's), "none", or a file
     recipe      "finetune" (default with weights) or "scratch" (default without)
+    minutes     for the whole job, in place of epochs: the recipe's schedule is fitted into what is left of them for training
+    batch       images a step, over all processes
+    clip, patience   see Recipe; None: the recipe's
+    precision, accumulate, compile, channels_last, sync_norms   see Compute
+    tensorboard whether losses and norms of every step go to OUT/tensorboard too
+    timeout     seconds that processes wait for each other
     resolution  of the network's input; None: the design's own, less where the images are tiny or the budget asks for it
     flip        whether mirror images train too; None: yes, but not for digits
     out         the run folder, new or empty; None: runs/NAME
+    Under torchrun the first process writes; the others come back when training is over, before the folder is complete.
     ArgumentError, BudgetError, DataError, WeightsError, RunError: as their names say; nothing half-written stays.
     """
     asked = Asked(
         images=str(images), network=None if network is None else str(network), weights=str(weights), recipe=recipe, epochs=epochs,
-        macs=_text(macs), params=_text(params), memory=_text(memory),
+        macs=_text(macs), params=_text(params), memory=_text(memory), minutes=minutes, clip=clip, patience=patience,
         latency=_text(latency), runtime=runtime, batch=batch, learning_rate=learning_rate, resolution=resolution,
-        flip=flip, seed=seed, threads=threads, workers=workers,
+        flip=flip, precision=precision, accumulate=accumulate, compile=compile, channels_last=channels_last, sync_norms=sync_norms,
+        tensorboard=tensorboard, seed=seed, threads=threads, workers=workers, timeout=timeout,
     )  # fmt: skip
-    folder = Path(out) if out is not None else _free_name(asked)
-    if not empty(folder):
-        what = "a run" if (folder / RUN).exists() else "files"
-        raise ArgumentError(f"{folder} has {what} in it already; go on with it by --resume {folder}, or name another folder with -o")
-    return _Fit(asked, folder, watch or Watcher()).run()
+    all_processes = processes(timeout)
+    folder = all_processes.decide(lambda: _new_folder(asked, None if out is None else Path(out)))
+    return _Fit(asked, folder, watch or Watcher(), all_processes).run()
 
 
-def resume(folder: str | Path, *, watch: Watcher | None = None) -> Run:
-    """Go on with a run that was interrupted, as if it had not been; a finished run is given back as it is."""
-    run = Run(Path(folder))
-    about = run.about
+def resume(folder: str | Path, *, workers: int | None = None, watch: Watcher | None = None) -> Run:
+    """Go on with a run that was interrupted, as if it had not been; a finished run is given back as it is.
+
+    workers: other than before, as their number changes nothing; None: as before.
+    """
+    all_processes = processes()
+    about = all_processes.decide(lambda: Run(Path(folder)).about)
     if about.get("status") == "done":
-        return run
+        return Run(Path(folder), here=all_processes.main)
     try:
         asked = Asked(**about["asked_exactly"])
     except (KeyError, TypeError):
-        raise RunError(f"{run.folder / RUN} does not say what was asked, so it can't be resumed; start again in another folder") from None
-    return _Fit(asked, run.folder, watch or Watcher(), resumed=about).run()
+        raise RunError(f"{Path(folder) / RUN} does not say what was asked, so it can't be resumed; start again in another folder") from None
+    asked = replace(asked, workers=asked.workers if workers is None else workers)
+    return _Fit(asked, Path(folder), watch or Watcher(), all_processes, resumed=about).run()
 
 
 class _Fit:
-    def __init__(self, asked: Asked, folder: Path, watch: Watcher, resumed: dict[str, Any] | None = None) -> None:
-        self.asked, self.folder, self.watch, self.resumed = asked, folder, watch, resumed
+    def __init__(self, asked: Asked, folder: Path, watch: Watcher, all_processes: Processes, resumed: dict[str, Any] | None = None) -> None:
+        self.asked, self.folder, self.processes, self.resumed = asked, folder, all_processes, resumed
+        self.watch = watch if all_processes.main else Watcher()
+        self.begun = resumed is not None
         self.seconds: dict[str, float] = {}
         self.started = self.last = time.perf_counter()
         self.budget = Budget.parse(macs=asked.macs, params=asked.params, memory=asked.memory, latency=asked.latency)
         if asked.recipe is not None and asked.recipe not in RECIPES:
             raise ArgumentError(f"no recipe {asked.recipe!r}; known: {', '.join(RECIPES)}")
+        if asked.minutes is not None and not (asked.epochs is None and 0 < asked.minutes < 1e6):
+            raise ArgumentError(f"--minutes must be more than 0, and takes the place of --epochs; got {asked.minutes} and {asked.epochs}")
+        self.compute = Compute(
+            precision=asked.precision, accumulate=asked.accumulate, compile=asked.compile, channels_last=asked.channels_last,
+            sync_norms=asked.sync_norms,
+        )  # fmt: skip
 
     def run(self) -> Run:
-        if self.asked.threads:
-            torch.set_num_threads(self.asked.threads)
+        """The whole job. Where a signal ends it, the error says how to go on."""
+        with ExitStack() as held, Stop() as self.stop:
+            try:
+                if self.resumed is not None and self.processes.main:
+                    held.enter_context(locked(self.folder))
+                with self.processes.together():
+                    self.work(held)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted; {self.left}") from None
+            except StoppedError as stopped:
+                raise StoppedError(f"{stopped}; {self.left}") from None
+        return Run(self.folder, here=self.processes.main)
+
+    @property
+    def go_on(self) -> str:
+        """The command that goes on with this run."""
+        count = self.processes.count
+        start = "phiscale" if count == 1 else f"torchrun --nproc-per-node {count} -m phiscale"  # of one machine
+        return f"{start} fit --resume {shlex.quote(printable(str(self.folder)))}"
+
+    @property
+    def left(self) -> str:
+        return f"go on with: {self.go_on}" if self.begun else "nothing was written"
+
+    def work(self, held: ExitStack) -> None:
+        """All steps, of which the first process alone writes; `held` until the end: the folder's lock."""
+        threads = self.resumed.get("threads") if self.resumed is not None else self.asked.threads
+        if threads:  # more or fewer would add in another order
+            torch.set_num_threads(threads)
         found = self.find()
-        design, preprocess = self.design(found)
+        design, preprocess = self.processes.decide(lambda: self.design(found))
         self.loaded = self.load(design)
         recipe = self.recipe(len(found.splits["train"]), design)
         network = create_model(
@@ -170,12 +241,17 @@ class _Fit:
         found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
         self.check(found)
         self.clock("data")
-        self.begin(found, design, recipe)
+        if self.processes.main:
+            self.begin(found, design, recipe, held)
+        self.begun = True
         outcome = train(
-            network, found, recipe=recipe, preprocess=preprocess, folder=self.folder, seed=self.asked.seed, cache=cache,
-            workers=self.asked.workers, progress=self.watch.progress,
+            network, found, recipe=recipe, compute=self.compute, preprocess=preprocess, folder=self.folder, seed=self.asked.seed,
+            seconds=self.seconds_to_train(), cache=cache, workers=self.asked.workers, processes=self.processes, stop=self.stop,
+            tensorboard=self.asked.tensorboard, progress=self.watch.progress, say=self.watch.say,
         )  # fmt: skip
         self.clock("train")
+        if not self.processes.main:
+            return
         parts = [("val", [item.path for item in found.splits["val"]], outcome.val)]
         if "test" in found.splits:
             tested = evaluate(network, ImageDataset(found, "test", preprocess=preprocess, cache=cache), tell=self.watch.progress)
@@ -188,7 +264,12 @@ class _Fit:
         self.export(found, design, preprocess, outcome.state, cache)
         self.clock("export")
         self.finish({"epoch": outcome.epoch, "stage": outcome.stage}, parts)
-        return Run(self.folder)
+
+    def seconds_to_train(self) -> float | None:
+        """What is left of the minutes that were asked for, but for the bundle and the report; None where none were."""
+        if self.asked.minutes is None:
+            return None
+        return max(1.0, self.asked.minutes * 60 - (time.perf_counter() - self.started) - AFTERWARDS)
 
     # --- before training -------------------------------------------------------------------------
 
@@ -230,7 +311,7 @@ class _Fit:
         how = self.loaded.inheritance if self.loaded else None
         if how is not None and not how.exact:  # what was cut away shifted every statistic, and all layers have to make up for it
             recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
-        given = {"epochs": self.asked.epochs, "batch": self.asked.batch, "learning_rate": self.asked.learning_rate}
+        given = {name: getattr(self.asked, name) for name in ("epochs", "batch", "learning_rate", "clip", "patience")}
         return recipe.changed({field: value for field, value in given.items() if value is not None})
 
     def check(self, found: ImageSet) -> None:
@@ -242,18 +323,22 @@ class _Fit:
                 f"the images of {self.asked.images} are no longer those that {self.folder} was started on; start again in another folder"
             )
 
-    def begin(self, found: ImageSet, design: Design, recipe: Recipe) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise as_run_error(error, self.folder.parent) from error
+    def begin(self, found: ImageSet, design: Design, recipe: Recipe, held: ExitStack) -> None:
+        if self.resumed is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.folder))
+            except OSError as error:
+                raise as_run_error(error, self.folder.parent) from error
+            if (self.folder / RUN).exists():
+                raise ArgumentError(f"another process has just begun a run in {self.folder}; name another folder with -o")
         write_text(self.folder / DESIGN, design.to_toml())
         write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
         write_skipped(self.folder / SKIPPED, found.skipped)
         self.about = {
             "phiscale": VERSION,
             "status": "running",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": (self.resumed or {}).get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
             "command": self.asked.command,
             "asked": {
                 "images": self.asked.images,
@@ -265,6 +350,8 @@ class _Fit:
             },
             "asked_exactly": asdict(self.asked),
             "seed": self.asked.seed,
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
             "network": design.name,
             "weights": self.weights_about(),
             "machine": machine(),
@@ -347,6 +434,15 @@ def fingerprint(found: ImageSet) -> str:
 
 def _text(amount: str | float | None) -> str | None:
     return None if amount is None else str(amount)
+
+
+def _new_folder(asked: Asked, out: Path | None) -> Path:
+    """`out`, or a name of our own. ArgumentError where something is in it."""
+    folder = out or _free_name(asked)
+    if not empty(folder):
+        what = "a run" if (folder / RUN).exists() else "files"
+        raise ArgumentError(f"{folder} has {what} in it already; go on with it by --resume {folder}, or name another folder with -o")
+    return folder
 
 
 def _free_name(asked: Asked) -> Path:

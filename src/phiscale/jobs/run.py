@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ class Run:
     """A folder with everything about one training."""
 
     folder: Path
+    here: bool = field(default=True, repr=False, compare=False)  # False: another machine's process wrote it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
-        if not (self.folder / RUN).is_file():
+        if self.here and not (self.folder / RUN).is_file():
             raise ArgumentError(f"{self.folder} is no run folder: it has no {RUN}; `phiscale fit IMAGES -o {self.folder}` makes one")
 
     @property

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,11 @@ import torch
 
 from phiscale.atomic import write_text
 from phiscale.errors import MissingExtraError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 METRICS = ("epoch", "stage", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "grad_norm")
 TIMINGS = ("epoch", "images_per_second", "seconds", "peak_bytes")
@@ -74,9 +78,11 @@ class Log:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process held so far: on the GPU where there is one, else in all."""
+    """Most memory that this process held so far: on the GPU where there is one, else in all; 0 if the system doesn't say."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

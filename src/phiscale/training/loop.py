@@ -104,7 +104,7 @@ def train(
         workers=workers, processes=processes or Processes(), stop=stop or Stop(), tensorboard=tensorboard,
         targets=targets, teacher=teacher, tell=progress or _silent, say=say or _mute, judged=judged,
     )  # fmt: skip
-    with training.processes.together(f"phiscale fit --resume {folder}"):
+    with training.processes.together():
         return training.run(seconds)
 
 
@@ -174,6 +174,7 @@ class _Training:
         self.objective = Objective(recipe, self.network, preprocess=preprocess, counts=counts, targets=targets, teacher=teacher)
         if recipe.freeze_norms:
             freeze_norms(self.network)
+        self.afterwards = len(images.splits.get("test", ()))  # images that are evaluated when training is over
         self.log = Log(folder if processes.main else None, tensorboard=tensorboard)
         self.guard = Guard()
         self.best = _Best()
@@ -187,7 +188,7 @@ class _Training:
     def run(self, seconds: float | None) -> Outcome:
         if seconds is not None:
             self.pace = Pace(seconds, steps=self.steps, longest=round(LONGEST * self.steps * self.recipe.epochs))
-        saved = self.processes.from_main(checkpoint.load(self.folder / "checkpoint") if self.processes.main else None)
+        saved = self.processes.decide(lambda: checkpoint.load(self.folder / "checkpoint"))
         if saved is None:
             if self.recipe.adapt_norms:
                 self.adapt_norms()
@@ -256,8 +257,8 @@ class _Training:
             self.step += 1
             self.tell(what, min(self.step * self.recipe.batch, total), total)
             if self.pace:
-                self.pace.stepped(images=self.recipe.batch, judged=len(self.val_set))
-                self.pace.position = self.processes.from_main(self.pace.position)
+                self.pace.stepped(images=self.recipe.batch, judged=len(self.val_set), afterwards=self.afterwards)
+                self.pace.position = self.processes.decide(lambda: self.pace.position if self.pace else 0.0)
             self.stop_where_asked()
             if time.perf_counter() - last_saved > CHECKPOINT_SECONDS:
                 self.save()

@@ -38,14 +38,14 @@ class Pace:
     def evaluated(self, seconds: float) -> None:
         self.evaluation = max(self.evaluation, seconds)
 
-    def stepped(self, *, images: int, judged: int) -> None:
-        """A step of `images` is done; every evaluation is of `judged` images."""
+    def stepped(self, *, images: int, judged: int, afterwards: int = 0) -> None:
+        """A step of `images` is done; every evaluation is of `judged` images, and `afterwards` are once at the end."""
         now = self.now()
         self._recent.append(now - self._last)
         self._last = now
         step = statistics.median(self._recent)
         evaluation = self.evaluation or EVALUATION * step * judged / images
-        left = self.seconds - self.used - 2 * evaluation  # the last epoch's, and of the best at the very end
+        left = self.seconds - self.used - (2 + afterwards / judged) * evaluation  # the last epoch's, and of the best at the very end
         fit = max(1.0, left / (step + evaluation / self.steps))
         self.position = min(1.0, self.position + max((1 - self.position) / fit, 1 / self.longest))
         if left <= step or self.position > 1 - 1e-9:

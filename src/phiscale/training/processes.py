@@ -1,11 +1,11 @@
 """The processes of one training, as `torchrun` starts them: which one this is, sums over all of them, values that the first one decides."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -36,16 +36,21 @@ class Processes:
         """Which of n rows are this process's: all of them over all processes, each once, in order."""
         return range(n * self.rank // self.count, n * (self.rank + 1) // self.count)
 
-    def from_main(self, value: T) -> T:
-        """What the first process has under this name."""
-        return value if self.count == 1 else broadcast_object_list([value])[0]
+    def decide(self, make: Callable[[], T]) -> T:
+        """What the first process makes, on every process."""
+        if self.count == 1:
+            return make()
+        with self.together():
+            held: list[Any] = [make() if self.main else None]
+            return broadcast_object_list(held)[0]
 
     def total(self, *numbers: float) -> tuple[float, ...]:
         """The sums of each number over all processes, the same on all."""
         if self.count == 1:
             return numbers
         summed = torch.tensor(numbers, dtype=torch.float64, device=PartialState().device)
-        torch.distributed.all_reduce(summed)
+        with self.together():
+            torch.distributed.all_reduce(summed)
         return tuple(summed.tolist())
 
     def rows(self, mine: Tensor, n: int) -> Tensor:
@@ -55,7 +60,8 @@ class Processes:
         most = -(-n // self.count)
         padded = torch.zeros(most, *mine.shape[1:], dtype=mine.dtype, device=PartialState().device)
         padded[: len(mine)] = mine.to(padded.device)
-        parts = gather(padded).view(self.count, most, *mine.shape[1:]).to(mine.device)  # pyright: ignore[reportAttributeAccessIssue]
+        with self.together():
+            parts = gather(padded).view(self.count, most, *mine.shape[1:]).to(mine.device)  # pyright: ignore[reportAttributeAccessIssue]
         return torch.cat([parts[rank, : len(Processes(rank, self.count).share(n))] for rank in range(self.count)])
 
     @torch.no_grad()
@@ -66,15 +72,15 @@ class Processes:
                 torch.distributed.broadcast(buffer, 0)
 
     @contextmanager
-    def together(self, go_on: str) -> Generator[None]:
-        """Where another process is lost, RunError with the command to `go_on`; it took its part of the step with it."""
+    def together(self) -> Generator[None]:
+        """Where another process is lost, and its part of the step with it: RunError that says so."""
         try:
             yield
         except RuntimeError as error:
             if self.count > 1 and any(word in str(error).lower() for word in LOST):
                 raise RunError(
                     f"process {self.rank} of {self.count} lost another one of this training ({str(error).splitlines()[0][:200]}); "
-                    f"its own message says why; go on with the same torchrun command and: {go_on}"
+                    "its own message says why; go on with the same torchrun command and fit --resume RUN"
                 ) from error
             raise
 
