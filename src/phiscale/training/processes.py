@@ -89,5 +89,5 @@ def processes(timeout: float = TIMEOUT) -> Processes:
     """Join the processes that torchrun started, or be the only one. timeout: seconds to wait for each other."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
-    state = PartialState(timeout=timedelta(seconds=timeout))
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(seconds=timeout))
     return Processes(state.process_index, state.num_processes)
