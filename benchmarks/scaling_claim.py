@@ -1,6 +1,6 @@
 """The paper's claim at a small scale: one baseline grown to 2x and 4x its MACs by depth, width, resolution, and all three.
 
-    python benchmarks/scaling_claim.py CIFAR10_MINI OUT.csv [--images 500 --epochs 8 --seeds 0,1,2]
+    python benchmarks/scaling_claim.py CIFAR10_MINI OUT.csv [--images 500 --epochs 6 --seeds 0,1,2]
 
 From scratch, on `--images` training photos a class for `--epochs` epochs, the same for every network; the test split is what
 is scored (after the last epoch: none is chosen by it). One row a run, appended: run it again to go on, or beside itself with
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", default="0,1,2")
     asked = parser.parse_args()
     threads(1)

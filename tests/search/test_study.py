@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
@@ -96,26 +97,32 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path) -> None:
         Study.join(storage=url, name="other")
 
 
+@pytest.fixture(params=["sqlite", "journal", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A storage of each kind that workers can share."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres")
+    return f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else f"journal:{tmp_path}/study.log"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_two_workers_one_killed_leave_no_run_lost_or_doubled(tmp_path: Path, kind: str) -> None:
-    url = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else f"journal:{tmp_path}/study.log"
-    study, log = Study.create(setup(), points(), storage=url, name=NAME), tmp_path / "begun"
-    victim, other = worker(url, log, seconds=30), None
-    try:
-        until(lambda: any(run.state == "running" for run in study.runs()))
-        begun = next(f"{run.point.key}/{run.seed}" for run in study.runs() if run.state == "running")
-        other = worker(url, log, seconds=0.3)
-        until(lambda: any(run.over for run in study.runs()))
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-        assert other.wait(120) == 0
-    finally:
-        for process in (victim, other):
-            if process is not None:
+def test_of_three_workers_one_is_killed_and_no_run_is_lost_or_doubled(url: str, tmp_path: Path) -> None:
+    log = tmp_path / "begun"
+    with Study.create(setup(), points(), storage=url, name=NAME) as study:
+        victim, others = worker(url, log, seconds=60), list[subprocess.Popen[str]]()
+        try:
+            until(lambda: any(run.state == "running" for run in study.runs()))
+            begun = next(f"{run.point.key}/{run.seed}" for run in study.runs() if run.state == "running")
+            others = [worker(url, log, seconds=0.1) for _ in range(2)]
+            until(lambda: any(run.over for run in study.runs()))
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+            assert [one.wait(120) for one in others] == [0, 0]
+        finally:
+            for process in (victim, *others):
                 process.kill()
                 process.communicate()
-    check_whole(study)
+        check_whole(study)
     times = Counter(log.read_text().split())
     assert times.pop(begun) == 2  # by the dead, and once more
     assert set(times.values()) == {1}
@@ -241,7 +248,10 @@ def test_mending_leaves_a_whole_journal_alone(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of our own, on a socket in a folder of our own; Debian's package `postgresql` brings it."""
+    """A server of our own, on a socket in a folder of our own; Debian's package `postgresql` brings it.
+
+    It refuses to run as root: there, it runs as the user of Debian's package.
+    """
     pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed (psycopg[binary])")
     homes = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not homes:
@@ -250,7 +260,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = Path("/tmp") / f"phiscale-postgres-{os.getpid()}"  # a socket's path must be short
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    if os.getuid() == 0:  # the server refuses to run as root
+    if os.getuid() == 0:
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     bins, data = homes[-1].parent, folder / "data"
 
@@ -268,20 +278,6 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         run(bins / "pg_ctl", "-D", data, "-m", "immediate", "stop")
         subprocess.run(["rm", "-rf", folder], check=True)
-
-
-@pytest.mark.slow
-def test_three_workers_share_a_study_on_postgresql(postgres: str, tmp_path: Path) -> None:
-    study, log = Study.create(setup(), points(), storage=postgres, name=NAME), tmp_path / "begun"
-    workers = [worker(postgres, log, seconds=0.3) for _ in range(3)]
-    try:
-        assert [one.wait(120) for one in workers] == [0, 0, 0]
-    finally:
-        for one in workers:
-            one.kill()
-            one.communicate()
-    check_whole(study)
-    assert set(Counter(log.read_text().split()).values()) == {1}
 
 
 @pytest.mark.slow
@@ -304,9 +300,9 @@ def test_a_study_behind_a_grpc_proxy_is_whole(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}) as server:
         try:
             until(answers)
-            study = Study.create(setup(), points(), storage=f"grpc://127.0.0.1:{port}", name=NAME)
-            study.work(objective)
-            check_whole(study)
+            with Study.create(setup(), points(), storage=f"grpc://127.0.0.1:{port}", name=NAME) as study:
+                study.work(objective)
+                check_whole(study)
         finally:
             server.kill()
 
@@ -315,3 +311,20 @@ def test_postgresql_that_is_not_there_says_so(tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(RunError, match=r"failed.*is it running"):
         open_storage(f"postgresql:///postgres?host={tmp_path}")
+
+
+def test_optunas_dashboard_opens_the_same_study(finished: Study) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    told: list[str] = []
+    request: dict[str, object] = {}
+    setup_testing_defaults(request)
+
+    def get(path: str) -> object:
+        answer = dashboard.wsgi(finished.url)(request | {"PATH_INFO": path}, lambda status, *_: told.append(status))
+        return json.loads(b"".join(answer))
+
+    known = get("/api/studies")
+    assert [one["study_name"] for one in known["study_summaries"]] == [NAME]  # type: ignore[index]
+    held = get(f"/api/studies/{known['study_summaries'][0]['study_id']}")  # type: ignore[index]
+    assert len(held["trials"]) == len(finished.runs())  # type: ignore[index]
+    assert told == ["200 OK", "200 OK"]

@@ -183,7 +183,6 @@ def search(
     except OSError as error:
         raise as_run_error(error, folder.parent) from error
     url = storage or f"sqlite:///{(folder / DATABASE).resolve()}"
-    study = Study.create(made.setup, made.points, storage=url, name=name, folder=folder)
     about = {
         "phiscale": VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -193,10 +192,11 @@ def search(
         "study": name,
         "workers": workers,
     }
-    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
-    tell.began(folder)
-    tell.say(f"study: {len(made.points)} networks at {asked.ratio:g} times {made.baseline.name}, in {folder}")
-    return _run(study, folder, images=str(about["images"]), workers=workers, threads=threads, show=show)
+    with Study.create(made.setup, made.points, storage=url, name=name, folder=folder) as study:
+        write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+        tell.began(folder)
+        tell.say(f"study: {len(made.points)} networks at {asked.ratio:g} times {made.baseline.name}, in {folder}")
+        return _run(study, folder, images=str(about["images"]), workers=workers, threads=threads, show=show)
 
 
 def join(
@@ -227,14 +227,14 @@ def join(
             )
     if images is None:
         raise ArgumentError("joining by a storage's address needs the images on this machine: phiscale search --join ADDRESS IMAGES")
-    study = Study.join(storage=url, name=name, folder=folder)
-    _refuse_other_images(study, images)
-    if folder is not None:
-        study.read_back()
-        tell.began(folder)
-        return _run(study, folder, images=images, workers=workers, threads=threads, show=show)
-    _train(study, None, images=images, workers=workers, threads=threads, show=show)
-    return None
+    with Study.join(storage=url, name=name, folder=folder) as study:
+        _refuse_other_images(study, images)
+        if folder is not None:
+            study.read_back()
+            tell.began(folder)
+            return _run(study, folder, images=images, workers=workers, threads=threads, show=show)
+        _train(study, None, images=images, workers=workers, threads=threads, show=show)
+        return None
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -313,12 +313,12 @@ def _worker(url: str, name: str, folder: str | None, images: str, threads: int, 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         use_threads(threads)
-        study = Study.join(storage=url, name=name, folder=None if folder is None else Path(folder))
-        setup = study.setup
-        found = find_images(images, seed=setup.seed)
-        flip = bool(setup.recipe.get("augment", {}).get("flip", True))
-        proxy = make_proxy(found, setup.baseline, epochs=setup.epochs, flip=flip)
-        study.work(proxy, stop=lambda: os.getppid() != parent)
+        with Study.join(storage=url, name=name, folder=None if folder is None else Path(folder)) as study:
+            setup = study.setup
+            found = find_images(images, seed=setup.seed)
+            flip = bool(setup.recipe.get("augment", {}).get("flip", True))
+            proxy = make_proxy(found, setup.baseline, epochs=setup.epochs, flip=flip)
+            study.work(proxy, stop=lambda: os.getppid() != parent)
     except KeyboardInterrupt:
         return
     except PhiscaleError as error:

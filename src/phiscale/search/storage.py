@@ -40,6 +40,16 @@ def open_storage(url: str) -> Any:
     raise ArgumentError(f"can't keep a study in {shown(url)!r}; write {KINDS}")
 
 
+def close_storage(storage: Any) -> None:
+    """Give back the connections of `open_storage`; the storage can't be used after."""
+    backend = getattr(storage, "_backend", storage)
+    if hasattr(backend, "engine"):
+        backend.remove_session()
+        backend.engine.dispose()
+    elif hasattr(backend, "close"):
+        backend.close()
+
+
 def shown(url: str) -> str:
     """The address without its password."""
     password = urlsplit(url).password if "://" in url else None

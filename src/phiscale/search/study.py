@@ -30,7 +30,7 @@ from phiscale.errors import ArgumentError, DivergedError, RunError
 from phiscale.search.evidence import Standing, Surface, standings, surface
 from phiscale.search.feasible import Candidate
 from phiscale.search.setup import Setup, point_from_dict, point_to_dict
-from phiscale.search.storage import need_optuna, open_storage, plain_errors, shown
+from phiscale.search.storage import close_storage, need_optuna, open_storage, plain_errors, shown
 
 BEAT, GRACE = 15.0, 90.0  # seconds between two signs of life; without one for so long, a worker is dead
 IDLE = 1.0  # seconds until a worker without work looks again
@@ -111,7 +111,7 @@ def run_name(key: str, seed: int) -> str:
 
 
 class Study:
-    """A shared study. Make it with `create` or `join`; then `work`, look at `runs`, and read `findings`."""
+    """A shared study. Make it with `create` or `join`; then `work`, look at `runs`, read `findings`, and `close` it (or use `with`)."""
 
     def __init__(self, study: Any, setup: Setup, points: Iterable[Candidate], url: str, folder: Path | None) -> None:
         self.study, self.storage, self.url, self.folder = study, study._storage, url, folder
@@ -120,6 +120,16 @@ class Study:
         self.beats: dict[int, tuple[Any, float]] = {}  # trial -> the last sign of life, and when we saw it first
         self.worker = f"{os.uname().nodename}:{os.getpid()}"
         self.home = process_home()
+
+    def close(self) -> None:
+        """Give back its connections."""
+        close_storage(self.storage)
+
+    def __enter__(self) -> "Study":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # --- making and finding ----------------------------------------------------------------------
 
