@@ -1,11 +1,14 @@
 """Which design a budget gives: whole weights where they fit, the whole budget where that is worth it."""
 
+from pathlib import Path
+
 import pytest
 
+from phiscale.architecture import scale
 from phiscale.architecture.catalog import design
 from phiscale.cost import Budget
-from phiscale.errors import BudgetError
-from phiscale.jobs.choose import LEAST_USEFUL, choose_design, keeps
+from phiscale.errors import ArgumentError, BudgetError
+from phiscale.jobs.choose import LEAST_USEFUL, choose_design, keeps, scaled_design
 
 LITE0 = design("efficientnet_lite0")
 LITE = [f"efficientnet_lite{number}" for number in range(3)]
@@ -92,3 +95,26 @@ def test_a_latency_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert 3 < made.cost.macs / 1e9 * 20 <= 4
     made, _ = chosen("efficientnet_lite0", latency="400ms")
     assert made.resolution == 224
+
+
+FOUND = 'baseline = "efficientnet_b0"\n[coefficients]\nalpha = 1.4\nbeta = 1.0\ngamma = 1.2\n'
+
+
+def test_a_searchs_file_grows_the_baseline_that_it_names(tmp_path: Path) -> None:
+    file, b0 = tmp_path / "coefficients.toml", design("efficientnet_b0")
+    file.write_text(FOUND)
+    made, said = scaled_design(str(file), None, Budget())
+    assert made == scale(b0, phi=1, coefficients=(1.4, 1.0, 1.2))
+    assert said == ["efficientnet_b0 grown by α 1.4, β 1, γ 1.2 and φ 1"]
+    larger, _ = scaled_design(str(file), None, Budget.parse(macs="2G"))
+    assert 1.7e9 < larger.cost.macs <= 2e9  # depth grows in steps
+    assert [stage.width for stage in larger.spec.stages] == [stage.width for stage in b0.spec.stages]  # beta is 1
+
+
+def test_coefficients_without_a_known_baseline_want_a_network(tmp_path: Path) -> None:
+    file = tmp_path / "coefficients.toml"
+    file.write_text(FOUND.replace("efficientnet_b0", "mine"))
+    for given, about in ((str(file), "those of 'mine'"), ("1.2,1.1,1.15", "no baseline's")):
+        with pytest.raises(ArgumentError, match=f"{about}; name the network that they scale with --network"):
+            scaled_design(given, None, Budget())
+    assert scaled_design(str(file), "efficientnet_lite0", Budget())[0].origin.baseline == "efficientnet_lite0"

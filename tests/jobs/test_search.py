@@ -12,8 +12,9 @@ pytest.importorskip("optuna")
 
 from phiscale.architecture import Coefficients, Design, NetworkSpec, Origin, Stage, Stem
 from phiscale.cli import main
-from phiscale.cost import cost
+from phiscale.cost import Budget, cost
 from phiscale.errors import ArgumentError, RunError
+from phiscale.jobs.choose import scaled_design
 from phiscale.jobs.search import Asked, Result, join, plan, search
 from phiscale.search import Grid, Range
 from phiscale.search.study import Run
@@ -64,6 +65,8 @@ def test_a_search_ends_in_coefficients_that_design_takes(result: Result, capsys:
     assert Coefficients.read(file) == result.findings.winner.coefficients
     assert main(["design", str(result.folder.parent / "tiny.toml"), "--phi", "1", "--coefficients", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["macs"] == cost(result.findings.winner.design).macs
+    made, _ = scaled_design(str(file), str(result.folder.parent / "tiny.toml"), Budget())  # what `fit --coefficients` trains
+    assert made.spec == result.findings.winner.design.spec
 
 
 @pytest.mark.slow

@@ -40,6 +40,23 @@ class Coefficients:
         return self.alpha * self.beta**2 * self.gamma**2
 
     @classmethod
+    def parse(cls, text: str | Path) -> "Coefficients":
+        """From "1.2,1.1,1.15", or a TOML file as `phiscale search` writes it. ArgumentError says what can't be read.
+
+        >>> Coefficients.parse("1.2,1.1,1.15") == Coefficients()
+        True
+        """
+        if str(text).endswith(".toml"):
+            return cls.read(text)
+        try:
+            alpha, beta, gamma = (float(part) for part in str(text).split(","))
+        except ValueError:
+            raise ArgumentError(
+                f"can't read {str(text)!r} as coefficients; write three numbers, for example 1.2,1.1,1.15, or the .toml of a search"
+            ) from None
+        return cls(alpha=alpha, beta=beta, gamma=gamma)
+
+    @classmethod
     def read(cls, path: str | Path) -> "Coefficients":
         """The [coefficients] of a TOML file; what else it holds is for people. ArgumentError where there are none."""
         try:

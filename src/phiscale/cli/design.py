@@ -31,7 +31,7 @@ def command(
         str | None, Parameter(help="What φ grows: compound, depth, width, resolution, or fast (mostly width). Default: compound.")
     ] = None,
     coefficients: Annotated[
-        str | None, Parameter(help="α,β,γ, the growth of depth, width, resolution. Default: the design's own, else 1.2,1.1,1.15.")
+        str | None, Parameter(help="α,β,γ, the growth of depth, width, resolution, or the .toml of a search. Default: the design's own, else 1.2,1.1,1.15.")
     ] = None,
     depth: Annotated[float | None, Parameter(help="Factor of depth by hand. Default: φ's.")] = None,
     width: Annotated[float | None, Parameter(help="Factor of width by hand. Default: φ's.")] = None,
@@ -112,19 +112,9 @@ def _plot(path: Path, start: Design, scaled: Scaled, budget: Budget, how: Coeffi
 def _how(policy: str | None, coefficients: str | None) -> Coefficients | None:
     if policy is not None and coefficients is not None:
         raise ArgumentError("--policy names its own coefficients; leave out one of --policy and --coefficients")
-    return named_policy(policy) if policy is not None else _coefficients(coefficients)
-
-
-def _coefficients(text: str | None) -> Coefficients | None:
-    if text is None:
-        return None
-    if text.endswith(".toml"):
-        return Coefficients.read(text)
-    try:
-        alpha, beta, gamma = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ArgumentError(f"--coefficients: can't read {text!r}; write three numbers, for example 1.2,1.1,1.15") from None
-    return Coefficients(alpha=alpha, beta=beta, gamma=gamma)
+    if policy is not None:
+        return named_policy(policy)
+    return Coefficients.parse(coefficients) if coefficients is not None else None
 
 
 def _resolution(text: str | None) -> tuple[float | None, int | None]:

@@ -31,6 +31,12 @@ def command(
         str | None,
         Parameter(help="A published network or a design file. Default: the best EfficientNet-Lite inside the budget."),
     ] = None,
+    coefficients: Annotated[
+        str | None,
+        Parameter(
+            help="Grow the network by these α,β,γ, or by the .toml of a search: to the budget, or by φ = 1. Default: the network as it is."
+        ),
+    ] = None,
     macs: Macs = None,
     params: Params = None,
     memory: Memory = None,
@@ -84,7 +90,7 @@ def command(
     Interrupted runs go on with --resume and end with the same weights.
     """
     asked: dict[str, Any] = {
-        "network": network, "macs": macs, "params": params, "memory": memory,
+        "network": network, "coefficients": coefficients, "macs": macs, "params": params, "memory": memory,
         "latency": latency, "runtime": runtime, "weights": weights, "recipe": recipe, "epochs": epochs,
         "minutes": minutes, "batch": batch, "learning_rate": learning_rate, "clip": clip, "patience": patience, "resolution": resolution,
         "flip": flip, "precision": precision, "accumulate": accumulate, "compile": compile, "channels_last": channels_last,

