@@ -74,9 +74,9 @@ def main() -> None:
                 proxy.trained(design, seed=seed, folder=Path(folder), report=lambda _, top1, curve=curve: curve.append(top1))
                 train_top1 = float(read(Path(folder) / "metrics.csv")[-1]["train_top1"])
             seconds = time.process_time() - started
-            row = (design.name, way, f"{ratio:g}", design.cost.macs, design.cost.params, design.resolution, seed, asked.images, asked.epochs)
-            text = ";".join(f"{top1:.4f}" for top1 in curve)
-            append(asked.out, (*row, f"{curve[-1]:.4f}", f"{train_top1:.4f}", text, f"{seconds:.1f}"))
+            about = (design.name, way, f"{ratio:g}", design.cost.macs, design.cost.params, design.resolution)
+            said = (f"{curve[-1]:.4f}", f"{train_top1:.4f}", ";".join(f"{top1:.4f}" for top1 in curve), f"{seconds:.1f}")
+            append(asked.out, (*about, seed, asked.images, asked.epochs, *said))
     print(table(read(asked.out)))
 
 

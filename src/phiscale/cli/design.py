@@ -31,7 +31,10 @@ def command(
         str | None, Parameter(help="What φ grows: compound, depth, width, resolution, or fast (mostly width). Default: compound.")
     ] = None,
     coefficients: Annotated[
-        str | None, Parameter(help="α,β,γ, the growth of depth, width, resolution, or the .toml of a search. Default: the design's own, else 1.2,1.1,1.15.")
+        str | None,
+        Parameter(
+            help="α,β,γ, the growth of depth, width, resolution, or the .toml of a search. Default: the design's own, else 1.2,1.1,1.15."
+        ),
     ] = None,
     depth: Annotated[float | None, Parameter(help="Factor of depth by hand. Default: φ's.")] = None,
     width: Annotated[float | None, Parameter(help="Factor of width by hand. Default: φ's.")] = None,
