@@ -31,7 +31,7 @@ from phiscale.runtime.image import printable, read_image
 from phiscale.runtime.transform import resize_shorter, to_pixels
 
 Pixels = NDArray[np.uint8]
-Key = tuple[int, int]  # (epoch, index)
+Key = tuple[int, ...]  # (epoch, index), and from the second time in an epoch which one it is
 Progress = Callable[[int, int], None]  # (done, total)
 
 CACHE_BYTES = 512 << 20
@@ -199,7 +199,7 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
         return len(self.items)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
-        epoch, index = key
+        epoch, index, *again = key
         item, kept = self.items[index], self._kept.get(index)
         if self.augment is None:
             if kept is not None and kept.ready:
@@ -208,7 +208,7 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
                 pixels = to_pixels(self._image(kept, item), self.preprocess)
             return _to_tensor(pixels), item.label, index
         image = self._image(kept, item) if kept is not None else _shrink(self._image(None, item), self.preprocess)
-        varied = vary(image, preprocess=self.preprocess, crop=self.crop, augment=self.augment, seed=mix(self.seed, epoch, index))
+        varied = vary(image, preprocess=self.preprocess, crop=self.crop, augment=self.augment, seed=mix(self.seed, epoch, index, *again))
         return _to_tensor(np.asarray(varied)), item.label, index
 
     def _image(self, kept: _Kept | None, item: Item) -> Image.Image:
@@ -242,18 +242,42 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> list[int]:
     return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch))).tolist()
 
 
+def balanced_order(labels: Sequence[int], *, seed: int, epoch: int) -> list[int]:
+    """As many indices as there are labels, each class equally often (to one): images of rare classes repeat, of common ones some wait.
+
+    Which ones depends on (labels, seed, epoch) alone; over the epochs all get their turn.
+    """
+    classes: dict[int, list[int]] = {}
+    for index in epoch_order(len(labels), seed=seed, epoch=epoch):
+        classes.setdefault(labels[index], []).append(index)
+    turns = sorted(classes.values())  # by their first index: which classes have one more than others is chance
+    order = [turns[place % len(turns)][place // len(turns) % len(turns[place % len(turns)])] for place in range(len(labels))]
+    return [order[place] for place in epoch_order(len(order), seed=mix(seed, 1), epoch=epoch)]
+
+
 class EpochBatches(Sampler[list[Key]]):
     """Batches of (epoch, index) keys; set `epoch` before each epoch, and `first` to resume inside one.
 
     part: (this process, processes); each gets its share of every batch, in order, so that together they see what one would.
+    labels: those of all n images; each class is then seen equally often.
     A last batch of one image, or of fewer than there are processes, is joined to the one before: batch norm can't train on one,
     and no process can go without.
     """
 
     def __init__(
-        self, n: int, *, batch: int, seed: int = 0, shuffle: bool = False, epoch: int = 0, first: int = 0, part: tuple[int, int] = (0, 1)
+        self,
+        n: int,
+        *,
+        batch: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        epoch: int = 0,
+        first: int = 0,
+        part: tuple[int, int] = (0, 1),
+        labels: Sequence[int] | None = None,
     ) -> None:
         self.n, self.batch, self.seed, self.shuffle, self.epoch, self.first, self.part = n, batch, seed, shuffle, epoch, first, part
+        self.labels = labels
 
     def _starts(self) -> list[int]:
         starts = list(range(0, self.n, self.batch))
@@ -265,11 +289,22 @@ class EpochBatches(Sampler[list[Key]]):
         return len(self._starts())
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = epoch_order(self.n, seed=self.seed, epoch=self.epoch) if self.shuffle else range(self.n)
+        keys = self._keys()
         starts, (rank, count) = self._starts(), self.part
         for start, stop in zip(starts, [*starts[1:], self.n], strict=True):
             size = stop - start
-            yield [(self.epoch, index) for index in order[start + size * rank // count : start + size * (rank + 1) // count]]
+            yield keys[start + size * rank // count : start + size * (rank + 1) // count]
+
+    def _keys(self) -> list[Key]:
+        if self.labels is None:
+            order = epoch_order(self.n, seed=self.seed, epoch=self.epoch) if self.shuffle else range(self.n)
+            return [(self.epoch, index) for index in order]
+        seen: Counter[int] = Counter()
+        keys: list[Key] = []
+        for index in balanced_order(self.labels, seed=self.seed, epoch=self.epoch):
+            keys.append((self.epoch, index, seen[index]) if seen[index] else (self.epoch, index))  # each time varied otherwise
+            seen[index] += 1
+        return keys
 
 
 def _begin_reader(parent: int, number: int) -> None:
@@ -284,10 +319,18 @@ def _begin_reader(parent: int, number: int) -> None:
 
 
 def make_loader(
-    dataset: ImageDataset, *, batch: int, shuffle: bool = False, epoch: int = 0, workers: int = 0, part: tuple[int, int] = (0, 1)
+    dataset: ImageDataset,
+    *,
+    batch: int,
+    shuffle: bool = False,
+    epoch: int = 0,
+    workers: int = 0,
+    part: tuple[int, int] = (0, 1),
+    balanced: bool = False,
 ) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
     """Batches of (uint8 (B, 3, crop, crop), labels int64, indices int64); its `batch_sampler` is an EpochBatches, see there."""
-    batches = EpochBatches(len(dataset), batch=batch, seed=dataset.seed, shuffle=shuffle, epoch=epoch, part=part)
+    labels = [item.label for item in dataset.items] if balanced else None
+    batches = EpochBatches(len(dataset), batch=batch, seed=dataset.seed, shuffle=shuffle, epoch=epoch, part=part, labels=labels)
     generator = torch.Generator().manual_seed(dataset.seed)  # else iterating would draw from the global generator
     begin = partial(_begin_reader, os.getpid()) if workers else None
     loader = DataLoader(

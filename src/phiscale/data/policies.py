@@ -89,7 +89,7 @@ def operate(image: Image.Image, name: str, level: float, random: Random) -> Imag
         case "invert":
             return ImageOps.invert(image)
         case "posterize":
-            return ImageOps.posterize(image, min(8, int(share * 4)))
+            return ImageOps.posterize(image, max(1, min(8, int(share * 4))))  # TensorFlow's shift leaves one bit too
         case "solarize":
             return ImageOps.solarize(image, min(256, int(share * 256)))
         case "solarize_add":

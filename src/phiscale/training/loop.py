@@ -162,7 +162,9 @@ class _Training:
             raise ArgumentError(
                 f"a batch of {recipe.batch} is too small for {processes.count} processes; raise --batch to {2 * processes.count}"
             )
-        self.loader = make_loader(self.train_set, batch=recipe.batch, shuffle=True, workers=workers, part=part)
+        self.loader = make_loader(
+            self.train_set, batch=recipe.batch, shuffle=True, workers=workers, part=part, balanced=recipe.sampling == "balanced"
+        )
         self.batches: Any = self.loader.batch_sampler
         self.steps = len(self.batches)  # an epoch
         self.network = model.to(self.accelerator.device, memory_format=compute.layout)  # pyright: ignore[reportCallIssue]

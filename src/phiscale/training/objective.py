@@ -39,6 +39,7 @@ class Objective:
     ) -> None:
         self.recipe, self.network, self.preprocess, self.targets, self.teacher = recipe, network, preprocess, targets, teacher
         self.now = recipe
+        counts = counts if targets is None else targets.sum(0).tolist()
         self.weights = class_weights(counts) if recipe.loss.class_weights else None
         self.dropout = network.dropout
         if recipe.loss.dropout_samples > 1:
@@ -104,7 +105,7 @@ class SampledDropout(nn.Dropout):
         return super().forward(input.repeat(self.samples, 1)) if self.training else input
 
 
-def class_weights(counts: Sequence[int]) -> Tensor:
+def class_weights(counts: Sequence[float]) -> Tensor:
     """images / (classes * images of the class): one in the mean over the images; a class without images gets 0.
 
     >>> class_weights([30, 10]).tolist()

@@ -304,7 +304,8 @@ class Recipe:
         if not self.epochs or not epochs:
             return replace(self, epochs=epochs)
         factor, s = epochs / self.epochs, self.schedule
-        return replace(self, epochs=epochs, schedule=replace(s, warmup_epochs=s.warmup_epochs * factor, every=s.every * factor))
+        every = s.every * factor if s.name == "staircase" else s.every
+        return replace(self, epochs=epochs, schedule=replace(s, warmup_epochs=s.warmup_epochs * factor, every=every))
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """With other values of fields, its own or those of its parts; a part by a word is its `name` (loss="bce").
