@@ -30,6 +30,7 @@ class Line:
     joined: bool = True
     names: Sequence[str] = ()  # written beside the points
     hints: Sequence[str] = ()  # shown when a point is pointed at
+    spreads: Sequence[float] = ()  # half the height of a bar through each point: a standard deviation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,9 @@ def chart(
         if line.tone != "grid" and (not line.joined or len(at) <= 40):
             names = [*line.names, *[""] * (len(at) - len(line.names))]
             hints = [*line.hints, *[""] * (len(at) - len(line.hints))]
+            for (px, _), (_, vy), spread in zip(at, points, line.spreads, strict=False):
+                ends_at = (_y(y, min(y.high, vy + spread)), _y(y, max(y.low, vy - spread)))
+                parts.append(Markup('<line class="spread {}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(line.tone, px, px, *ends_at))
             for (px, py), (vx, vy), text, hint in zip(at, points, names, hints, strict=True):
                 said = f"{hint or text or line.label}: {x.form(vx)}, {y.form(vy)}"
                 parts.append(
@@ -185,6 +189,17 @@ def _apart(ends: Sequence[tuple[float, str, str]]) -> list[tuple[float, str, str
                 placed[number] = (upper[0] - overlap / 2, *upper[1:])
                 placed[number + 1] = (lower[0] + overlap / 2, *lower[1:])
     return placed
+
+
+def side_by_side(charts: Sequence[tuple[str, Markup]], *, style: str) -> str:
+    """Charts, each under its heading, as one SVG file with a style sheet of its own."""
+    parts: list[Markup] = [Markup("<style>{}</style>").format(Markup(style))]
+    for number, (heading, one) in enumerate(charts):
+        inside = Markup(str(one).partition(">")[2].removesuffix("</svg>"))
+        parts.append(Markup('<text class="heading" x="{}" y="{}">{}</text>').format(number * WIDTH + LEFT, LINE + 5, heading))
+        parts.append(Markup('<g transform="translate({} {})">{}</g>').format(number * WIDTH, 2 * LINE, inside))
+    head = '<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {} {}" style="max-width:none">'
+    return str(Markup(head).format(WIDTH * len(charts), HEIGHT + 2 * LINE) + Markup("").join(parts) + Markup("</svg>")) + "\n"
 
 
 def frame(name: str, title: str, about: str, parts: Sequence[Markup]) -> Markup:

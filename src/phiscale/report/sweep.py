@@ -10,7 +10,7 @@ from markupsafe import Markup
 from phiscale.architecture import Design
 from phiscale.atomic import write_text
 from phiscale.cost.budget import amount_text
-from phiscale.report.chart import Axis, Line, around, chart
+from phiscale.report.chart import Axis, Line, around, chart, side_by_side
 from phiscale.report.page import render
 
 TONES = ("a", "b", "c", "d")
@@ -41,44 +41,46 @@ class SweepPoint:
 
 def write_sweep(path: str | Path, *, name: str, title: str, points: Sequence[SweepPoint], notes: Sequence[str], baseline: Design) -> Path:
     """Write a self-contained HTML page to `path` and return it. RunError where it can't be written."""
-    charts = [_ours(name, title, points)]
-    if any(point.paper_top1 is not None for point in points):
-        charts.append(_paper(name, points))
+    charts = _charts(name, title, points)
     write_text(path, render("sweep.html", title=title, points=points, notes=notes, baseline=baseline, charts=charts))
     return Path(path)
 
 
 def sweep_svg(name: str, title: str, points: Sequence[SweepPoint]) -> str:
-    """The figure as a file of its own, with the page's colours."""
-    style = Markup("<style>{}</style>").format(Markup(render("style.css")))
-    drawn = str(_ours(name, title, points)).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    head, _, rest = drawn.partition(">")
-    return f"{head}>{style}{rest}\n"
+    """The figure as a file of its own, in the page's colours: ours, and beside it the paper's points where it printed any."""
+    (here, ours), *paper = _charts(name, title, points)
+    return side_by_side([(f"{title}; {here.lower()}", ours), *paper], style=render("style.css"))
 
 
-def _ours(name: str, title: str, points: Sequence[SweepPoint]) -> Markup:
-    trained = [(point.macs, point.top1) for point in points if point.top1 is not None]
-    return _against_macs(f"{name}-ours", f"{title}, on these images", points, trained, ours=True)
+def _charts(name: str, title: str, points: Sequence[SweepPoint]) -> list[tuple[str, Markup]]:
+    """Under their headings."""
+    here, there = "On these images", "What the paper prints, of ImageNet"
+    made = [(here, _against_macs(f"{name}-ours", f"{title}, on these images", points, ours=True))]
+    if any(point.paper_top1 is not None for point in points):
+        made.append((there, _against_macs(f"{name}-paper", there, points, ours=False)))
+    return made
 
 
-def _paper(name: str, points: Sequence[SweepPoint]) -> Markup:
-    printed = [(point.paper_macs or 0.0, point.paper_top1) for point in points if point.paper_top1 is not None]
-    return _against_macs(f"{name}-paper", "The paper's points, ImageNet", points, printed, ours=False)
-
-
-def _against_macs(name: str, title: str, points: Sequence[SweepPoint], spots: Sequence[tuple[float, float]], *, ours: bool) -> Markup:
-    xs, ys = around([x for x, _ in spots], log=True), around([y for _, y in spots])
-    series = [one for one in dict.fromkeys(point.series for point in points) if one != "baseline"]
-
+def _against_macs(name: str, title: str, points: Sequence[SweepPoint], *, ours: bool) -> Markup:
     def at(point: SweepPoint) -> tuple[float, float] | None:
         x, y = (point.macs, point.top1) if ours else (point.paper_macs, point.paper_top1)
         return (x, y) if x is not None and y is not None else None
 
-    start = [spot for point in points if point.series == "baseline" and (spot := at(point))]
+    held = [(point, spot) for point in points if (spot := at(point))]
+    tops = [spot[1] + side * ((point.sd if ours else None) or 0.0) for point, spot in held for side in (-1, 1)]
+    xs, ys = around([spot[0] for _, spot in held], log=True), around(tops)
     lines: list[Line] = []
-    for number, one in enumerate(series):
-        own = sorted({*start, *(spot for point in points if point.series == one and (spot := at(point)))})
-        lines.append(Line(label=one, points=own, tone=TONES[number % len(TONES)]))
+    for number, one in enumerate(dict.fromkeys(point.series for point in points if point.series != "baseline")):
+        own = sorted((*spot, point.sd or 0.0, point.network) for point, spot in held if point.series in ("baseline", one))
+        lines.append(
+            Line(
+                label=one,
+                points=[(x, y) for x, y, _, _ in own],
+                tone=TONES[number % len(TONES)],
+                hints=[f"{one}, {network}" for _, _, _, network in own],
+                spreads=[sd for _, _, sd, _ in own] if ours else (),
+            )
+        )
     return chart(
         name,
         title=title,
