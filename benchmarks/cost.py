@@ -1,7 +1,8 @@
 """Time of `cost` against counters that run the module, interleaved.   python benchmarks/cost.py [REPEATS] > cost.csv
 
 One row a network and counter: the least and the median milliseconds of REPEATS rounds (each counter once a round), its multiply-adds,
-and how many times the analytic count's time it takes. torch's FlopCounterMode counts a forward pass on the meta device, the module
+and how many times the analytic count's time it takes. The analytic count resolves the network anew each time, as if it had never seen
+it. torch's FlopCounterMode counts a forward pass on the meta device, the module
 being there already; ptflops and fvcore join where they are installed.
 """
 
@@ -16,8 +17,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from phiscale.architecture.catalog import design
+from phiscale.architecture.plan import blocks
 from phiscale.cost import cost
 from phiscale.nn import Network
+from phiscale.runtime.machine import machine
 
 
 def counters(name: str) -> dict[str, Callable[[], float]]:
@@ -30,7 +33,11 @@ def counters(name: str) -> dict[str, Callable[[], float]]:
             model(image)
         return counter.get_total_flops() / 2
 
-    found: dict[str, Callable[[], float]] = {"phiscale": lambda: cost(made).macs, "torch FlopCounterMode": by_torch}
+    def by_us() -> float:
+        blocks.cache_clear()
+        return cost(made).macs
+
+    found: dict[str, Callable[[], float]] = {"phiscale": by_us, "torch FlopCounterMode": by_torch}
     if importlib.util.find_spec("ptflops"):
         from ptflops import get_model_complexity_info
 
@@ -46,6 +53,7 @@ def counters(name: str) -> dict[str, Callable[[], float]]:
 
 def main(repeats: str = "20") -> None:
     torch.set_num_threads(1)
+    print(f"# {machine()['processor']}, 1 thread; torch {torch.__version__}")
     table = csv.writer(sys.stdout)
     table.writerow(("network", "counter", "least_ms", "median_ms", "macs", "times_phiscale"))
     for name in ("efficientnet_b0", "efficientnet_b7"):

@@ -13,7 +13,8 @@ import sys
 
 from phiscale.architecture import Design, NetworkSpec, Stage
 from phiscale.architecture.catalog import design
-from phiscale.cost.memory import peak_bytes, training_bytes, weight_bytes
+from phiscale.cost.count import peak_bytes, weight_bytes
+from phiscale.cost.memory import training_bytes
 
 NETWORKS = ("efficientnet_b0", "efficientnet_b3", "efficientnet_lite0", "efficientnetv2_s")
 BATCHES = {"inference": (1, 8), "training": (4, 16)}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from phiscale.architecture import NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design
-from phiscale.cost.memory import activation_bytes, peak_bytes, training_bytes, weight_bytes
+from phiscale.cost.count import peak_bytes, weight_bytes
+from phiscale.cost.memory import activation_bytes, training_bytes
 from phiscale.nn import Network
 from random_specs import sizes, specs
 

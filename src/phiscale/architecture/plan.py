@@ -1,5 +1,6 @@
 """The plan: the list of blocks that a spec implies. Every derived width is decided here, once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import assert_never
@@ -71,46 +72,59 @@ def stem(spec: NetworkSpec) -> tuple[StemConv, ...]:
 
 @lru_cache(maxsize=512)
 def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
-    """All blocks in order of execution.
+    """All blocks in order of execution."""
+    plan: list[Block] = []
+    for number, stage in enumerate(spec.stages):
+        for position in range(stage.depth):
+            plan.append(_block(spec, number, position, index=len(plan)))
+    return tuple(plan)
+
+
+def distinct(spec: NetworkSpec) -> Iterator[tuple[Block, int]]:
+    """The first two blocks of each stage, each with how many of the stage are like it: from the second on, only their places differ."""
+    index = 0
+    for number, stage in enumerate(spec.stages):
+        yield _block(spec, number, 0, index=index), 1
+        if stage.depth > 1:
+            yield _block(spec, number, 1, index=index + 1), stage.depth - 1
+        index += stage.depth
+
+
+def _block(spec: NetworkSpec, number: int, position: int, *, index: int) -> Block:
+    """Block `position` of stage `number`.
 
     SE width is a share of the block's *input* width (the reference TPU implementation, efficientnet_model.py), at least 1.
     """
-    plan: list[Block] = []
-    w_in = stem(spec)[-1].w_out
-    for number, stage in enumerate(spec.stages):
-        for position in range(stage.depth):
-            stride = stage.stride if position == 0 else 1
-            match stage.kind:
-                case "mbconv" | "fused":
-                    w_mid, se_of = max(1, round(w_in * stage.expand)), w_in
-                case "separable":
-                    w_mid, se_of = w_in, w_in
-                case "bottleneck":
-                    w_mid, se_of = max(1, round(stage.width * stage.expand)), stage.width
-                case _:
-                    assert_never(stage.kind)
-            # a bottleneck is always residual: where shapes differ its shortcut is a convolution
-            skips = stage.skip and (stage.kind == "bottleneck" or (stride == 1 and w_in == stage.width))
-            plan.append(
-                Block(
-                    index=len(plan),
-                    stage=number,
-                    position=position,
-                    kind=stage.kind,
-                    w_in=w_in,
-                    w_mid=w_mid,
-                    w_out=stage.width,
-                    w_se=max(1, int(se_of * stage.se)) if stage.se else 0,
-                    kernel=stage.kernel,
-                    stride=stride,
-                    skips=skips,
-                    activation=stage.activation or spec.activation,
-                    experts=stage.experts,
-                    pools=skips and stage.shortcut == "pool" and stride > 1,
-                )
-            )
-            w_in = stage.width
-    return tuple(plan)
+    stage = spec.stages[number]
+    stride = stage.stride if position == 0 else 1
+    w_in = stage.width if position else spec.stages[number - 1].width if number else stem(spec)[-1].w_out
+    match stage.kind:
+        case "mbconv" | "fused":
+            w_mid, se_of = max(1, round(w_in * stage.expand)), w_in
+        case "separable":
+            w_mid, se_of = w_in, w_in
+        case "bottleneck":
+            w_mid, se_of = max(1, round(stage.width * stage.expand)), stage.width
+        case _:
+            assert_never(stage.kind)
+    # a bottleneck is always residual: where shapes differ its shortcut is a convolution
+    skips = stage.skip and (stage.kind == "bottleneck" or (stride == 1 and w_in == stage.width))
+    return Block(
+        index=index,
+        stage=number,
+        position=position,
+        kind=stage.kind,
+        w_in=w_in,
+        w_mid=w_mid,
+        w_out=stage.width,
+        w_se=max(1, int(se_of * stage.se)) if stage.se else 0,
+        kernel=stage.kernel,
+        stride=stride,
+        skips=skips,
+        activation=stage.activation or spec.activation,
+        experts=stage.experts,
+        pools=skips and stage.shortcut == "pool" and stride > 1,
+    )
 
 
 def feature_width(spec: NetworkSpec) -> int:

@@ -4,16 +4,17 @@ MACs are multiply-adds of convolutions and linear layers only (EfficientNet-B0 a
 their outputs (the convention of pycls). Batch norms count as params of the convolution before them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
 from phiscale.architecture.design import Design
-from phiscale.architecture.plan import Block, blocks, feature_width, out_size, stem
+from phiscale.architecture.plan import Block, blocks, distinct, feature_width, out_size, stem
 from phiscale.architecture.spec import NetworkSpec, Padding
-from phiscale.cost.memory import peak_bytes
+from phiscale.cost.memory import activation_bytes
 
 Size = tuple[int, int]  # height, width in pixels
+_BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class LayerCost:
     size: Size  # of its output
     params: int
     macs: int
+    normed: bool  # a batch norm follows
+
+    @property
+    def weights(self) -> int:
+        """Params of the folded layer: a norm's scales go into its kernel."""
+        return self.params - self.w_out if self.normed else self.params
 
     @property
     def activations(self) -> int:
@@ -50,35 +57,54 @@ def cost(design: Design) -> Cost:
     >>> b0 = cost(design("efficientnet_b0")); b0.params, b0.macs
     (5288548, 385814752)
     """
-    params = macs = activations = 0
-    for layer in layers(design.spec, design.resolution):
-        params += layer.params
-        macs += layer.macs
-        activations += layer.activations
-    return Cost(params=params, macs=macs, activations=activations, peak_bytes=peak_bytes(design.spec, design.resolution))
+    spec, resolution = design.spec, design.resolution
+    params = macs = activations = weights = 0
+    for layer, times in _distinct_layers(spec, (resolution, resolution)):
+        params += layer.params * times
+        macs += layer.macs * times
+        activations += layer.activations * times
+        weights += layer.weights * times
+    peak = _BYTES * weights + activation_bytes(spec, resolution)
+    return Cost(params=params, macs=macs, activations=activations, peak_bytes=peak)
+
+
+def weight_bytes(spec: NetworkSpec, bytes_each: int = _BYTES) -> int:
+    """Bytes of the folded network's weights: every batch norm leaves one bias a channel."""
+    return sum(layer.weights * times for layer, times in _distinct_layers(spec, (1, 1))) * bytes_each
+
+
+def peak_bytes(spec: NetworkSpec, resolution: int | Size, batch: int = 1, bytes_each: int = _BYTES) -> int:
+    """Weights plus live activations of the folded network, in bytes."""
+    return weight_bytes(spec, bytes_each) + activation_bytes(spec, resolution, batch, bytes_each)
 
 
 def layers(spec: NetworkSpec, resolution: int | Size) -> tuple[LayerCost, ...]:
     """One row a layer, in order of execution, for an image of `resolution` pixels (a side, or height and width)."""
     size = (resolution, resolution) if isinstance(resolution, int) else resolution
-    return tuple(_layers(spec, size))
+    return tuple(layer for layer, _ in _layers(spec, size, ((block, 1) for block in blocks(spec))))
 
 
-def _layers(spec: NetworkSpec, size: Size) -> Iterator[LayerCost]:
+def _distinct_layers(spec: NetworkSpec, size: Size) -> Iterator[tuple[LayerCost, int]]:
+    """The layers of `distinct` blocks, each with how often it comes: all that sums need, in a fraction of the time."""
+    return _layers(spec, size, distinct(spec))
+
+
+def _layers(spec: NetworkSpec, size: Size, plan: Iterable[tuple[Block, int]]) -> Iterator[tuple[LayerCost, int]]:
     for conv in stem(spec):
         size = _after(size, conv.kernel, conv.stride, spec.padding)
-        yield _conv(f"{conv.name}.conv", conv.w_in, conv.w_out, conv.kernel, size)
+        yield _conv(f"{conv.name}.conv", conv.w_in, conv.w_out, conv.kernel, size), 1
     if spec.stem.pool:
         size = _after(size, 3, 2, spec.padding)
-    for block in blocks(spec):
+    for block, times in plan:
         before, size = size, _after(size, block.kernel, block.stride, spec.padding)
-        yield from _block(block, before, size)
+        for layer in _block(block, before, size):
+            yield layer, times
     if spec.head_width:
-        yield _conv("head.conv", spec.stages[-1].width, spec.head_width, 1, size)
+        yield _conv("head.conv", spec.stages[-1].width, spec.head_width, 1, size), 1
     if spec.num_classes:
         features = feature_width(spec)
         macs = features * spec.num_classes
-        yield LayerCost("classifier", "linear", features, spec.num_classes, (1, 1), macs + spec.num_classes, macs)
+        yield LayerCost("classifier", "linear", features, spec.num_classes, (1, 1), macs + spec.num_classes, macs, normed=False), 1
 
 
 def _block(block: Block, before: Size, after: Size) -> Iterator[LayerCost]:
@@ -86,7 +112,7 @@ def _block(block: Block, before: Size, after: Size) -> Iterator[LayerCost]:
     match block.kind:
         case "mbconv":
             if e:
-                yield LayerCost(f"{name}.routing", "linear", block.w_in, e, (1, 1), (block.w_in + 1) * e, block.w_in * e)
+                yield LayerCost(f"{name}.routing", "linear", block.w_in, e, (1, 1), (block.w_in + 1) * e, block.w_in * e, normed=False)
             if block.expands:
                 yield _conv(f"{name}.expand.conv", block.w_in, block.w_mid, 1, before, e)
             yield _depthwise(f"{name}.depthwise.conv", block.w_mid, k, after, e)
@@ -118,12 +144,12 @@ def _after(size: Size, kernel: int, stride: int, padding: Padding) -> Size:
 
 def _conv(name: str, w_in: int, w_out: int, kernel: int, size: Size, experts: int = 0) -> LayerCost:
     params, macs = _weighed(w_in * w_out * kernel * kernel, size, experts)
-    return LayerCost(name, f"conv {kernel}x{kernel}{_of(experts)}", w_in, w_out, size, params + 2 * w_out, macs)
+    return LayerCost(name, f"conv {kernel}x{kernel}{_of(experts)}", w_in, w_out, size, params + 2 * w_out, macs, normed=True)
 
 
 def _depthwise(name: str, width: int, kernel: int, size: Size, experts: int = 0) -> LayerCost:
     params, macs = _weighed(width * kernel * kernel, size, experts)
-    return LayerCost(name, f"depthwise {kernel}x{kernel}{_of(experts)}", width, width, size, params + 2 * width, macs)
+    return LayerCost(name, f"depthwise {kernel}x{kernel}{_of(experts)}", width, width, size, params + 2 * width, macs, normed=True)
 
 
 def _weighed(weights: int, size: Size, experts: int) -> tuple[int, int]:
@@ -138,5 +164,5 @@ def _of(experts: int) -> str:
 def _squeeze_excite(block: Block, width: int) -> Iterator[LayerCost]:
     if block.w_se:
         weights = width * block.w_se
-        yield LayerCost(f"{block.name}.se.reduce", "conv 1x1", width, block.w_se, (1, 1), weights + block.w_se, weights)
-        yield LayerCost(f"{block.name}.se.expand", "conv 1x1", block.w_se, width, (1, 1), weights + width, weights)
+        yield LayerCost(f"{block.name}.se.reduce", "conv 1x1", width, block.w_se, (1, 1), weights + block.w_se, weights, normed=False)
+        yield LayerCost(f"{block.name}.se.expand", "conv 1x1", block.w_se, width, (1, 1), weights + width, weights, normed=False)

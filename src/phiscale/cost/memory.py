@@ -8,29 +8,15 @@ import math
 from typing import assert_never
 
 from phiscale.architecture.layout import layout
-from phiscale.architecture.plan import Block, blocks, feature_width, out_size, stem
+from phiscale.architecture.plan import Block, blocks, distinct, feature_width, out_size, stem
 from phiscale.architecture.spec import NetworkSpec
 
 Size = tuple[int, int]
 
 
-def weight_bytes(spec: NetworkSpec, bytes_each: int = 4) -> int:
-    """Bytes of the folded network's weights: every batch norm leaves one bias a channel."""
-    numbers = 0
-    for key, shape in layout(spec).items():
-        if not key.endswith((".bn.weight", ".bn.running_mean", ".bn.running_var", ".bn.num_batches_tracked")):
-            numbers += math.prod(shape)
-    return numbers * bytes_each
-
-
 def activation_bytes(spec: NetworkSpec, resolution: int | Size, batch: int = 1, bytes_each: int = 4) -> int:
     """Most bytes of activations alive at one time, the input images included while they are read."""
     return _graph(spec, resolution).peak() * batch * bytes_each
-
-
-def peak_bytes(spec: NetworkSpec, resolution: int | Size, batch: int = 1, bytes_each: int = 4) -> int:
-    """Weights plus live activations of the folded network, in bytes."""
-    return weight_bytes(spec, bytes_each) + activation_bytes(spec, resolution, batch, bytes_each)
 
 
 class _Graph:
@@ -72,7 +58,7 @@ def _graph(spec: NetworkSpec, resolution: int | Size) -> _Graph:
         x = graph.op(conv.w_out * after(conv.kernel, conv.stride), x)
     if spec.stem.pool:
         x = graph.op(stem(spec)[-1].w_out * after(3, 2), x)
-    for block in blocks(spec):
+    for block, _ in distinct(spec):  # more of the same need no more than the first of them
         x = _block(graph, x, block, height * width, after(block.kernel, block.stride))
     if spec.head_width:
         x = graph.op(spec.head_width * height * width, x)

@@ -15,7 +15,7 @@ from phiscale.architecture import Design, NetworkSpec, Preprocess
 from phiscale.architecture.catalog import design as published_design
 from phiscale.architecture.catalog import rows
 from phiscale.cost import cost
-from phiscale.cost.memory import weight_bytes
+from phiscale.cost.count import weight_bytes
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Features, Network, dilate
 from phiscale.nn.network import Pooling, initialise_as_torch
