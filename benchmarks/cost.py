@@ -2,8 +2,8 @@
 
 One row a network and counter: the least and the median milliseconds of REPEATS rounds (each counter once a round), its multiply-adds,
 and how many times the analytic count's time it takes. The analytic count resolves the network anew each time, as if it had never seen
-it. torch's FlopCounterMode counts a forward pass on the meta device, the module
-being there already; ptflops and fvcore join where they are installed.
+it; the others are given a module that is built already (torchvision's, as ptflops knows convolutions by their exact class). torch's
+FlopCounterMode counts a forward pass on the meta device, its fastest way; ptflops and fvcore join where they are installed.
 """
 
 import csv
@@ -14,10 +14,11 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from phiscale.architecture.catalog import design
-from phiscale.architecture.plan import blocks
+from phiscale.architecture.plan import distinct
 from phiscale.cost import cost
 from phiscale.nn import Network
 from phiscale.runtime.machine import machine
@@ -34,14 +35,14 @@ def counters(name: str) -> dict[str, Callable[[], float]]:
         return counter.get_total_flops() / 2
 
     def by_us() -> float:
-        blocks.cache_clear()
+        distinct.cache_clear()
         return cost(made).macs
 
     found: dict[str, Callable[[], float]] = {"phiscale": by_us, "torch FlopCounterMode": by_torch}
     if importlib.util.find_spec("ptflops"):
         from ptflops import get_model_complexity_info
 
-        cpu = Network(made.spec).eval()
+        cpu = getattr(torchvision.models, name)().eval()
         size = (3, made.resolution, made.resolution)
         found["ptflops"] = lambda: get_model_complexity_info(cpu, size, as_strings=False, print_per_layer_stat=False)[0]
     if importlib.util.find_spec("fvcore"):

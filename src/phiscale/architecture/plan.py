@@ -1,6 +1,5 @@
 """The plan: the list of blocks that a spec implies. Every derived width is decided here, once."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import assert_never
@@ -80,14 +79,17 @@ def blocks(spec: NetworkSpec) -> tuple[Block, ...]:
     return tuple(plan)
 
 
-def distinct(spec: NetworkSpec) -> Iterator[tuple[Block, int]]:
+@lru_cache(maxsize=512)
+def distinct(spec: NetworkSpec) -> tuple[tuple[Block, int], ...]:
     """The first two blocks of each stage, each with how many of the stage are like it: from the second on, only their places differ."""
+    plan: list[tuple[Block, int]] = []
     index = 0
     for number, stage in enumerate(spec.stages):
-        yield _block(spec, number, 0, index=index), 1
+        plan.append((_block(spec, number, 0, index=index), 1))
         if stage.depth > 1:
-            yield _block(spec, number, 1, index=index + 1), stage.depth - 1
+            plan.append((_block(spec, number, 1, index=index + 1), stage.depth - 1))
         index += stage.depth
+    return tuple(plan)
 
 
 def _block(spec: NetworkSpec, number: int, position: int, *, index: int) -> Block:
