@@ -59,14 +59,14 @@ def command(
 
 def expanded(arguments: Sequence[str]) -> Iterator[str]:
     """Files as they are named; folders and patterns by the images in them; `-` by the lines of standard input."""
-    from phiscale.data.find import image_files
-
     for argument in arguments:
         if argument == STDIN:
             if isinstance(sys.stdin, io.TextIOWrapper):
                 sys.stdin.reconfigure(errors="surrogateescape")
             yield from (name for line in sys.stdin if (name := line.rstrip("\r\n")))
         elif os.path.isdir(argument):
+            from phiscale.data.find import image_files
+
             found = image_files(argument)
             if not found:
                 raise ArgumentError(f"no image files in {argument}")
