@@ -22,7 +22,7 @@ from pathlib import Path
 
 from phiscale.runtime.machine import machine
 
-CLI = "import sys; from phiscale.cli import main; sys.exit(main())"
+CLI = "from phiscale.cli import command_line; command_line()"  # as the `phiscale` script
 BARE = """
 import json, pathlib, sys
 import numpy as np, onnxruntime

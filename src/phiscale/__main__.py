@@ -1,7 +1,5 @@
 """python -m phiscale: the command line."""
 
-import sys
+from phiscale.cli import command_line
 
-from phiscale.cli import main
-
-sys.exit(main())
+command_line()

@@ -12,6 +12,7 @@ import pytest
 import phiscale as package
 from phiscale.cli import console
 from phiscale.errors import ArgumentError
+from phiscale.runtime.engines import installed, quickest
 
 Phiscale = Callable[..., tuple[int, str, str]]
 
@@ -71,6 +72,27 @@ def test_predict_takes_files_folders_patterns_and_names_on_standard_input(
     ]
     assert all(len(row["top"]) == 1 and row["top"][0][0] in ("across", "down") for row in rows)
     assert rows[0]["runtime"] in said
+
+
+def test_a_few_named_files_are_answered_by_the_engine_that_starts_first(run: Path, pictures: Path, phiscale: Phiscale) -> None:
+    picture = pictures / "down" / "00.png"
+    few, folder = (json.loads(phiscale("predict", run, *files, "--json")[1]) for files in ((picture,), (pictures / "down",)))
+    assert few[0]["runtime"] == quickest()
+    assert folder[0]["runtime"] == installed()[0]
+    assert dict(few[0]["top"]) == pytest.approx(dict(folder[0]["top"]), abs=1e-4)
+
+
+def test_predict_as_a_process_leaves_at_once_but_prints_all(run: Path, pictures: Path) -> None:
+    files = [str(pictures / "down" / f"{number:02}.png") for number in range(12)]
+    done = subprocess.run(
+        [sys.executable, "-m", "phiscale", "predict", str(run), *files, "no.jpg", "--csv"], capture_output=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1 + 2 * 12 + 1
+    assert b"1 of 13 files" in done.stderr
+    assert (
+        subprocess.run([sys.executable, "-m", "phiscale", "predict", str(run), "no.jpg"], capture_output=True, timeout=60).returncode == 1
+    )
 
 
 def test_a_file_that_can_not_be_read_is_a_row_and_stops_nothing(run: Path, pictures: Path, tmp_path: Path, phiscale: Phiscale) -> None:

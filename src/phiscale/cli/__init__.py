@@ -5,6 +5,6 @@ Never: computes; imports a command (let alone torch) that was not asked for; sho
 Start reading: app.py, the list of commands. To add one: a file here with a function `command`, and its line there.
 """
 
-from phiscale.cli.app import main
+from phiscale.cli.app import command_line, main
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
