@@ -4,19 +4,21 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from phiscale.cli.console import Steps, emit, emit_json, say
 from phiscale.cli.options import Json, Latency, Macs, Memory, Params, Runtime, Seed
 from phiscale.errors import ArgumentError
+from phiscale.jobs.changes import Changes
 
 if TYPE_CHECKING:
     from phiscale.jobs.run import Run
 
 DEFAULTS = {  # of the options whose default is not None
-    "weights": "auto", "seed": 0, "precision": "auto", "accumulate": 1, "compile": False, "channels_last": True, "sync_norms": False,
+    "seed": 0, "precision": "auto", "accumulate": 1, "compile": False, "channels_last": True, "sync_norms": False,
     "tensorboard": False, "timeout": 1800.0,
 }  # fmt: skip
+OTHERWISE = Group("Otherwise than the recipe says", help="The default of each is the recipe's: docs/recipes.md.", sort_key=1)
 ANY_TIME = ("workers",)  # change nothing in what comes out, so that --resume takes them too
 
 
@@ -43,9 +45,19 @@ def command(
     latency: Latency = None,
     runtime: Runtime = None,
     weights: Annotated[
-        str, Parameter(help="Where training starts: auto (the best published at hand, carried over to the size), none, or a file.")
-    ] = "auto",
-    recipe: Annotated[str | None, Parameter(help="finetune or scratch. Default: finetune, or scratch with --weights none.")] = None,
+        str | None,
+        Parameter(
+            help="Where training starts: auto (the best published at hand, carried over to the size), none, or a file. "
+            "Default: auto, or none for recipes that start from random weights."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        Parameter(
+            help="finetune, scratch, paper, v2, ra, noisy_student, advprop, or a .toml file (every run has one). "
+            "Default: finetune, or scratch with --weights none."
+        ),
+    ] = None,
     epochs: Annotated[int | None, Parameter(help="Passes over the training images. Default: the recipe's.")] = None,
     minutes: Annotated[
         float | None,
@@ -63,6 +75,12 @@ def command(
     flip: Annotated[
         bool | None, Parameter(negative="--no-flip", help="Whether mirror images train too. Default: yes, but not for digits.")
     ] = None,
+    unlabelled: Annotated[Path | None, Parameter(help="A folder of images without labels, for noisy_student. Default: none.")] = None,
+    teacher: Annotated[
+        str | None,
+        Parameter(help="Of noisy_student: a finished run, or a network to train first. Default: the network itself."),
+    ] = None,
+    changes: Annotated[Changes | None, Parameter(name="*", group=OTHERWISE, help="Fields of the recipe. Default: its own.")] = None,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         Parameter(help="Of the convolutions; auto: bfloat16 on GPUs that have it, float16 on others, float32 elsewhere."),
@@ -95,7 +113,7 @@ def command(
         "minutes": minutes, "batch": batch, "learning_rate": learning_rate, "clip": clip, "patience": patience, "resolution": resolution,
         "flip": flip, "precision": precision, "accumulate": accumulate, "compile": compile, "channels_last": channels_last,
         "sync_norms": sync_norms, "tensorboard": tensorboard, "seed": seed, "threads": threads, "workers": workers, "timeout": timeout,
-        "out": output,
+        "unlabelled": unlabelled, "teacher": teacher, "out": output, **(changes or {}),
     }  # fmt: skip
     if (images is None) == (resume is None):
         raise ArgumentError("give a folder of images, or --resume RUN to go on with a run; not both, not neither")

@@ -5,11 +5,11 @@ import json
 import shlex
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -22,6 +22,7 @@ from phiscale.data.find import ImageSet, find_images
 from phiscale.data.load import ImageDataset, open_images, typical_side
 from phiscale.deploy.bundle import export_bundle
 from phiscale.errors import ArgumentError, RunError, StoppedError
+from phiscale.jobs.changes import Changes
 from phiscale.jobs.choose import choose_design, scaled_design
 from phiscale.jobs.lock import locked
 from phiscale.jobs.run import (
@@ -43,9 +44,10 @@ from phiscale.report import write_card, write_report
 from phiscale.runtime.image import printable
 from phiscale.runtime.machine import machine
 from phiscale.runtime.transform import normalise
-from phiscale.training import RECIPES, Compute, Recipe, Scores, evaluate, train
+from phiscale.training import Compute, Recipe, Scores, evaluate, train
 from phiscale.training.compute import Precision
 from phiscale.training.processes import TIMEOUT, Processes, processes
+from phiscale.training.recipes import named, read_recipe
 from phiscale.training.stop import Stop
 from phiscale.version import VERSION
 from phiscale.weights import create_model
@@ -68,8 +70,10 @@ class Asked:
     memory: str | None = None
     latency: str | None = None
     runtime: str | None = None
-    weights: str = "auto"
+    weights: str | None = None
     recipe: str | None = None
+    unlabelled: str | None = None
+    teacher: str | None = None
     epochs: int | None = None
     minutes: float | None = None
     batch: int | None = None
@@ -88,16 +92,17 @@ class Asked:
     threads: int | None = None
     workers: int = 0
     timeout: float = TIMEOUT
+    changes: dict[str, Any] = field(default_factory=dict[str, Any])  # of the recipe
 
     @property
     def command(self) -> str:
         """The command that asks the same."""
         words = ["phiscale", "fit", shlex.quote(printable(self.images))]
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if part.name == "images" or value == part.default:
+        given = {part.name: getattr(self, part.name) for part in fields(self) if getattr(self, part.name) != part.default}
+        for part, value in (given | self.changes).items():
+            if part in ("images", "changes"):
                 continue
-            name = part.name.replace("_", "-")
+            name = part.replace("_", "-")
             words += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", shlex.quote(str(value))]
         return " ".join(words)
 
@@ -112,8 +117,8 @@ def fit(
     memory: str | float | None = None,
     latency: str | float | None = None,
     runtime: str | None = None,
-    weights: str | Path = "auto",
-    recipe: str | None = None,
+    weights: str | Path | None = None,
+    recipe: str | Path | Recipe | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
     batch: int | None = None,
@@ -122,6 +127,8 @@ def fit(
     patience: int | None = None,
     resolution: int | None = None,
     flip: bool | None = None,
+    unlabelled: str | Path | None = None,
+    teacher: str | Path | None = None,
     precision: Precision = "auto",
     accumulate: int = 1,
     compile: bool = False,  # noqa: A002  # torch's word
@@ -134,6 +141,7 @@ def fit(
     timeout: float = TIMEOUT,
     out: str | Path | None = None,
     watch: Watcher | None = None,
+    **changes: Unpack[Changes],
 ) -> Run:
     """Train a classifier on `images` within a budget, and write the run folder: weights, bundle, report.
 
@@ -142,8 +150,13 @@ def fit(
     coefficients  the .toml of a search, or "α,β,γ": grow the network by them, to the budget, or by φ = 1 where there is none
     macs, params, memory, latency   limits, such as "300M", "5M", "64MB", "15ms"; a latency is measured here, of one image, with
     runtime     what predicts: "openvino", "onnxruntime" or "native"; None: the best that is installed
-    weights     "auto" (the best published at hand; carried over where the size is nobody's), "none", or a file
-    recipe      "finetune" (default with weights) or "scratch" (default without)
+    weights     "auto" (the best published at hand; carried over where the size is nobody's), "none", or a file; None: auto, but
+                none for recipes that start from random weights (scratch, paper, v2, ra)
+    recipe      a name (training/recipes.py), a .toml file that a run or a person wrote, or a Recipe; None: "finetune" with
+                weights, "scratch" without
+    changes     fields of the recipe and its parts that shall be otherwise, such as mixup=0.2 or policy="rand" (see Changes)
+    unlabelled  a folder of images for the recipe noisy_student
+    teacher     noisy_student's first: a finished run, or a network to train; None: the network itself
     minutes     for the whole job, in place of epochs: the recipe's schedule is fitted into what is left of them for training
     batch       images a step, over all processes
     clip, patience   see Recipe; None: the recipe's
@@ -158,15 +171,19 @@ def fit(
     """
     asked = Asked(
         images=str(images), network=None if network is None else str(network),
-        coefficients=None if coefficients is None else str(coefficients), weights=str(weights), recipe=recipe, epochs=epochs,
+        coefficients=None if coefficients is None else str(coefficients), weights=_text(weights),
+        recipe=None if isinstance(recipe, Recipe) else _text(recipe), unlabelled=_text(unlabelled), teacher=_text(teacher), epochs=epochs,
         macs=_text(macs), params=_text(params), memory=_text(memory), minutes=minutes, clip=clip, patience=patience,
         latency=_text(latency), runtime=runtime, batch=batch, learning_rate=learning_rate, resolution=resolution,
         flip=flip, precision=precision, accumulate=accumulate, compile=compile, channels_last=channels_last, sync_norms=sync_norms,
         tensorboard=tensorboard, seed=seed, threads=threads, workers=workers, timeout=timeout,
+        changes={name: value for name, value in changes.items() if value is not None},
     )  # fmt: skip
     all_processes = processes(timeout)
     folder = all_processes.decide(lambda: _new_folder(asked, None if out is None else Path(out)))
-    return _Fit(asked, folder, watch or Watcher(), all_processes).run()
+    if isinstance(recipe, Recipe):
+        asked = replace(asked, recipe=str(folder / RECIPE))  # where it will be
+    return _Fit(asked, folder, watch or Watcher(), all_processes, given=recipe if isinstance(recipe, Recipe) else None).run()
 
 
 def resume(folder: str | Path, *, workers: int | None = None, watch: Watcher | None = None) -> Run:
@@ -187,15 +204,23 @@ def resume(folder: str | Path, *, workers: int | None = None, watch: Watcher | N
 
 
 class _Fit:
-    def __init__(self, asked: Asked, folder: Path, watch: Watcher, all_processes: Processes, resumed: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        folder: Path,
+        watch: Watcher,
+        all_processes: Processes,
+        *,
+        given: Recipe | None = None,
+        resumed: dict[str, Any] | None = None,
+    ) -> None:
+        self.given = given
         self.asked, self.folder, self.processes, self.resumed = asked, folder, all_processes, resumed
         self.watch = watch if all_processes.main else Watcher()
         self.begun = resumed is not None
         self.seconds: dict[str, float] = {}
         self.started = self.last = time.perf_counter()
         self.budget = Budget.parse(macs=asked.macs, params=asked.params, memory=asked.memory, latency=asked.latency)
-        if asked.recipe is not None and asked.recipe not in RECIPES:
-            raise ArgumentError(f"no recipe {asked.recipe!r}; known: {', '.join(RECIPES)}")
         if asked.minutes is not None and not (asked.epochs is None and 0 < asked.minutes < 1e6):
             raise ArgumentError(f"--minutes must be more than 0, and takes the place of --epochs; got {asked.minutes} and {asked.epochs}")
         self.compute = Compute(
@@ -235,8 +260,10 @@ class _Fit:
             torch.set_num_threads(threads)
         found = self.find()
         design, preprocess = self.processes.decide(lambda: self.design(found))
-        self.loaded = self.load(design)
         recipe = self.recipe(len(found.splits["train"]), design)
+        self.weights = self.asked.weights or ("none" if recipe.from_random else "auto")
+        self.loaded = self.load(design)
+        recipe = self.recipe_as_asked(recipe)
         network = create_model(
             design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
             weights=self.weights_or_none(), seed=self.asked.seed,
@@ -308,18 +335,27 @@ class _Fit:
         return design.with_classes(len(found.classes)), scaled_preprocess(own, design, whole=side * 2 <= design.resolution)
 
     def weights_or_none(self) -> str | None:
-        return None if self.asked.weights == "none" else self.asked.weights
+        return None if self.weights == "none" else self.weights
 
     def recipe(self, images: int, design: Design) -> Recipe:
-        name = self.asked.recipe or ("scratch" if self.asked.weights == "none" else "finetune")
-        recipe = RECIPES[name](images, design)
-        flip = self.asked.flip if self.asked.flip is not None else self.asked.images not in FLIP_HURTS
-        recipe = replace(recipe, augment=replace(recipe.augment, flip=flip))
+        """The one that was named, as it stands there."""
+        pretrained, asked = self.asked.weights != "none", self.asked.recipe or ("scratch" if self.asked.weights == "none" else "finetune")
+        if self.given is not None:
+            return self.given
+        if asked.endswith(".toml"):
+            return read_recipe(Path(asked), images, design, pretrained=pretrained)
+        recipe = named(asked, images, design, pretrained=pretrained)
+        return recipe.changed({"flip": False}) if self.asked.images in FLIP_HURTS else recipe
+
+    def recipe_as_asked(self, recipe: Recipe) -> Recipe:
+        """With what these weights need, and what was asked for otherwise; of a resumed run as it was written."""
+        if self.resumed is not None and (self.folder / RECIPE).is_file():
+            return read_recipe(self.folder / RECIPE, 0)
         how = self.loaded.inheritance if self.loaded else None
         if how is not None and not how.exact:  # what was cut away shifted every statistic, and all layers have to make up for it
             recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
-        given = {name: getattr(self.asked, name) for name in ("epochs", "batch", "learning_rate", "clip", "patience")}
-        return recipe.changed({field: value for field, value in given.items() if value is not None})
+        given = {name: getattr(self.asked, name) for name in ("epochs", "batch", "learning_rate", "clip", "patience", "flip")}
+        return recipe.changed({name: value for name, value in given.items() if value is not None} | self.asked.changes)
 
     def check(self, found: ImageSet) -> None:
         if found.skipped:
@@ -353,7 +389,7 @@ class _Fit:
                 "budget": str(self.budget) if self.budget else "",
                 "epochs": recipe.epochs,
                 "recipe": recipe.name,
-                "weights": self.asked.weights,
+                "weights": self.weights,
             },
             "asked_exactly": asdict(self.asked),
             "seed": self.asked.seed,
@@ -439,7 +475,7 @@ def fingerprint(found: ImageSet) -> str:
     return total.hexdigest()[:16]
 
 
-def _text(amount: str | float | None) -> str | None:
+def _text(amount: str | float | Path | None) -> str | None:
     return None if amount is None else str(amount)
 
 

@@ -198,6 +198,7 @@ class Recipe:
     rate_batch     0, or: the rate is meant for so many images a step and grows in proportion
     layer_decay    each block learns at so much of the rate of the block after it
     decays         what weight_decay acts on: all; all but batch norms; only weights (no norms, no biases)
+    from_random    start from random weights where none are named
     probe          start from a linear probe on frozen features, and keep it if nothing after it is better
     freeze_norms   batch norms keep their statistics and count as part of their convolutions
     adapt_norms    measure the batch norms' statistics anew on the training images before anything else
@@ -221,6 +222,7 @@ class Recipe:
     weight_decay: float = 0.02
     decays: Decays = "all"
     ema_decay: float = 0.98
+    from_random: bool = False
     probe: bool = True
     freeze_norms: bool = True
     adapt_norms: bool = False
@@ -265,7 +267,7 @@ class Recipe:
         )
         for name, low, high in limits:
             check_real("recipe", name, getattr(self, name), low, high)
-        for name in ("probe", "freeze_norms", "adapt_norms"):
+        for name in ("from_random", "probe", "freeze_norms", "adapt_norms"):
             check_bool("recipe", name, getattr(self, name))
         check_one_of("recipe", "optimizer", self.optimizer, get_args(Optimizer))
         check_one_of("recipe", "decays", self.decays, get_args(Decays))

@@ -42,6 +42,7 @@ def scratch(images: int, design: Design | None = None, *, pretrained: bool = Fal
         schedule=Schedule(warmup=0.3),
         weight_decay=5e-4,
         ema_decay=0.999,
+        from_random=True,
         probe=False,
         freeze_norms=False,
         drop_path=0.1,
@@ -72,6 +73,7 @@ def paper(images: int, design: Design | None = None, *, pretrained: bool = False
         weight_decay=1e-5,
         decays="no_norms",
         ema_decay=0.9999,
+        from_random=True,
         probe=False,
         freeze_norms=False,
         dropout=row.dropout,
@@ -172,7 +174,6 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "noisy_student": noisy_student,
     "advprop": advprop,
 }
-FROM_RANDOM = ("scratch", "paper", "v2", "ra")  # that start from random weights unless others are named
 
 
 def like(design: Design | None) -> Row:
