@@ -26,18 +26,25 @@ def library(name: str, source: str, headers: tuple[str, ...], flags: str) -> Ext
     )
 
 
-# runtime/native/support.py names the same instructions: the library is only opened where the processor has them all
-native = library(
-    "phiscale.runtime.native._amx",
-    "src/phiscale/runtime/native/source/network.cpp",
-    ("engine", "simd", "gemm", "depthwise", "team"),
-    "-std=c++17 -march=x86-64-v4 -mtune=sapphirerapids -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16"
-    " -Wno-uninitialized -Wno-maybe-uninitialized",  # GCC 12's own intrinsics
-)
+# runtime/native/support.py names the same instructions: a library is only opened where the processor has them all
+native = [
+    library(
+        f"phiscale.runtime.native._{level}",
+        "src/phiscale/runtime/native/source/network.cpp",
+        ("amx", "arena", "depthwise", "engine", "level", "registers", "simd", "team", "vector"),
+        f"-std=c++17 -DPHI_{level.upper()} {flags} -Wno-uninitialized -Wno-maybe-uninitialized",  # GCC 12's own intrinsics
+    )
+    for level, flags in {
+        "amx": "-march=x86-64-v4 -mtune=sapphirerapids -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16",
+        "avx512_bf16": "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16",
+        "avx512": "-march=x86-64-v4 -mprefer-vector-width=512",
+        "avx2": "-march=x86-64-v3",
+    }.items()
+]
 # kernels/library.py picks by the processor
 levels = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "portable": ""} if intel else {"portable": ""}
 kernels = [
     library(f"phiscale.kernels._{level}", "src/phiscale/kernels/source/depthwise.cpp", (), f"-std=c++20 -Wno-psabi {flags}")
     for level, flags in levels.items()
 ]
-setup(ext_modules=([native] if linux and intel else []) + (kernels if sys.platform != "win32" else []))
+setup(ext_modules=(native if linux and intel else []) + (kernels if sys.platform != "win32" else []))

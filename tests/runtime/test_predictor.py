@@ -140,17 +140,17 @@ def test_arrays_of_another_shape_are_refused(predictor: Predictor) -> None:
 def test_a_predictor_says_what_it_is(predictor: Predictor) -> None:
     assert (predictor.labels, predictor.preprocess, predictor.design, predictor.temperature) == (LABELS, PRE, DESIGN, TEMPERATURE)
     assert predictor.runtime in RUNTIMES
-    assert (predictor.engine.precision, predictor.engine.threads) == (engines.default_precision(predictor.runtime), 1)
+    assert (predictor.engine.precision, predictor.engine.threads) == ("f32", 1)
 
 
 def test_the_default_is_the_first_runtime_that_is_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "machine_lacks", lambda: "not here")  # tests/runtime/test_native.py has that default
     assert load(bundle).runtime == RUNTIMES[0]
     monkeypatch.setattr(engines, "find_spec", lambda name: object() if name == "onnxruntime" else None)
     assert load(bundle).runtime == "onnxruntime"
     with pytest.raises(MissingExtraError, match=r"phiscale\[openvino\]"):
         load(bundle, runtime="openvino")
     monkeypatch.setattr(engines, "find_spec", {}.get)
-    monkeypatch.setattr(engines, "machine_lacks", lambda: "not here")
     with pytest.raises(MissingExtraError, match="pip install"):
         load(bundle)
     with pytest.raises(ArgumentError, match="no runtime 'tensorrt'; known: openvino, onnxruntime"):

@@ -41,7 +41,16 @@ def command(
 
 def _row(name: str, stats: LatencyStats) -> tuple[str, ...]:
     how, times = stats.setting, (f"{value:.3f}" for value in (stats.p50, stats.p90, stats.p99))
-    return (name, how.runtime, how.precision, str(how.threads), str(how.batch), *times, f"{stats.images_per_second:.1f}", str(stats.n))
+    return (
+        name,
+        how.runtime or "",
+        how.precision,
+        str(how.threads),
+        str(how.batch),
+        *times,
+        f"{stats.images_per_second:.1f}",
+        str(stats.n),
+    )
 
 
 def _measurable(thing: str) -> Design | Path:

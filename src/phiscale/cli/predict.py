@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from phiscale.cli.console import STDIN, emit, json_text, say
 from phiscale.cli.options import Json, Runtime, Threads
 from phiscale.errors import ArgumentError, ImageError
-from phiscale.runtime.engines import quickest
+from phiscale.runtime.engines import Engine, quickest
 from phiscale.runtime.image import printable
 from phiscale.runtime.predictor import Prediction, load
 
@@ -34,9 +34,9 @@ def command(
     runtime: Runtime = None,
     threads: Threads = None,
     precision: Annotated[
-        Literal["f32", "auto", "bf16"] | None,
-        Parameter(help="f32 gives PyTorch's answers, auto is the runtime's fastest. Default: f32, but bf16 for the native runtime."),
-    ] = None,
+        Literal["f32", "auto", "bf16"],
+        Parameter(help="f32 gives PyTorch's answers, auto is the runtime's fastest: bf16 where the processor has it."),
+    ] = "f32",
 ) -> None:
     """Labels and probabilities of image files, without PyTorch.
 
@@ -44,14 +44,14 @@ def command(
     """
     if as_json and as_csv:
         raise ArgumentError("--json and --csv are two formats; give one")
-    if runtime is None and precision in (None, "f32") and _few(files):
+    if runtime is None and precision == "f32" and _few(files):
         runtime = quickest()
     predictor = load(model, runtime=runtime, threads=threads, precision=precision)
     engine = predictor.engine
     say(f"{predictor.design.name}, {predictor.design.resolution} px, by {engine.name} ({engine.precision}, {engine.threads} threads)")
     counted = _Counted(predictor.stream(expanded(files), top=top))
     if as_json:
-        _print_json(counted, engine.name)
+        _print_json(counted, engine)
     elif as_csv:
         _print_csv(counted)
     else:
@@ -103,16 +103,21 @@ class _Counted:
             yield prediction
 
 
-def _row(prediction: Prediction, runtime: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"path": prediction.path, "top": [[label, round(p, 6)] for label, p in prediction.top], "runtime": runtime}
+def _row(prediction: Prediction, engine: Engine) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "path": prediction.path,
+        "top": [[label, round(p, 6)] for label, p in prediction.top],
+        "runtime": engine.name,
+        "precision": engine.precision,
+    }
     return row if prediction.error is None else row | {"error": prediction.error, "message": prediction.message}
 
 
-def _print_json(predictions: Iterable[Prediction], runtime: str) -> None:
+def _print_json(predictions: Iterable[Prediction], engine: Engine) -> None:
     """One list, printed as it grows."""
     start = "["
     for prediction in predictions:
-        emit(start + json_text(_row(prediction, runtime)))
+        emit(start + json_text(_row(prediction, engine)))
         start = ","
     emit("]" if start == "," else "[]")
 

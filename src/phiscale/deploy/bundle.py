@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from phiscale.architecture.design import Design
 from phiscale.architecture.preprocess import Preprocess
-from phiscale.atomic import sync_folder
 from phiscale.deploy.graph import to_onnx
 from phiscale.deploy.latency import bench, setting
 from phiscale.deploy.parity import parity
@@ -58,9 +57,10 @@ def export_bundle(
         parity=proof,
         bench={},
     )
-    # OpenVINO's own choice of precision beside float32, so that both can be weighed against parity.json
-    where = [setting(runtime=name, batch=batch) for name in usable(model) for batch in (1, 4)]
-    where += [setting(runtime="openvino", batch=batch, precision="auto") for batch in (1, 4) if "openvino" in usable(model)]
+    # the engines' own choice of precision beside float32, so that both can be weighed against parity.json
+    where = [setting(runtime=name, batch=batch) for name in usable(model, "f32") for batch in (1, 4)]
+    quick = (name for name in usable(model, "bf16") if name != "onnxruntime")  # which is float32 alone
+    where += [setting(runtime=name, batch=batch, precision="auto") for name in quick for batch in (1, 4)]
     rows = bench({"": made}, settings=where, seconds=seconds)
     figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() for _, stats in rows]}
     files = {
@@ -100,11 +100,11 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            sync_folder(part)
+            _sync(part)
             if out.exists():
                 out.rename(old)
             part.rename(out)
-            sync_folder(out.parent)
+            _sync(out.parent)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             if old.exists() and not out.exists():
@@ -115,6 +115,14 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise RunError(f"can't write {out}: {why}; nothing half-written is left. Free some space or give another folder") from None
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _check(out: Path, design: Design, preprocess: Preprocess, labels: Sequence[str], temperature: float) -> None:

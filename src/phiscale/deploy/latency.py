@@ -14,7 +14,7 @@ from phiscale.architecture.design import Design
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.errors import ArgumentError
 from phiscale.runtime.bundle import Bundle, read_bundle
-from phiscale.runtime.engines import Engine, Precision, available_threads, choose, default_precision, open_engine
+from phiscale.runtime.engines import Engine, Precision, available_threads, choose, open_engine
 
 Measurable = Design | Bundle | str | Path  # a design is measured with random weights, which run as fast as any
 SLICE = 0.05  # seconds that a candidate runs before the next has its turn
@@ -24,9 +24,9 @@ PATIENCE = 2.0  # seconds, or twice what was asked: a crowded machine must not k
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How something is run. `setting` fills in what this machine decides."""
+    """How something is run. `setting` fills in what this machine decides. runtime: None is the default of each network."""
 
-    runtime: str
+    runtime: str | None
     precision: Precision
     threads: int
     batch: int
@@ -63,18 +63,19 @@ class LatencyStats:
         return cls(p50=p50, p90=p90, p99=p99, images_per_second=float(values["images_per_second"]), n=int(values["n"]), setting=where)
 
 
-def setting(*, runtime: str | None = None, threads: int | None = None, batch: int = 1, precision: Precision | None = None) -> Setting:
-    """A Setting with the default runtime and all usable threads where none are given.
+def setting(*, runtime: str | None = None, threads: int | None = None, batch: int = 1, precision: Precision = "f32") -> Setting:
+    """A Setting with all usable threads where none are given.
 
-    runtime: "native", "openvino", "onnxruntime" or "torch" (designs only). MissingExtraError where it is not installed.
+    runtime: "native", "openvino", "onnxruntime" or "torch" (designs only); None: what would predict. MissingExtraError
+    where it is not installed.
     """
     for name, value in (("threads", threads), ("batch", batch)):
         if value is not None and value < 1:
             raise ArgumentError(f"{name} must be at least 1, got {value}")
-    name = "torch" if runtime == "torch" else choose(runtime)
+    name = runtime if runtime in (None, "torch") else choose(runtime)
     if name == "torch" and precision == "bf16":
         raise ArgumentError("the torch runtime is measured in f32, as the network is evaluated")
-    return Setting(runtime=name, precision=precision or default_precision(name), threads=threads or available_threads(), batch=batch)
+    return Setting(runtime=name, precision=precision, threads=threads or available_threads(), batch=batch)
 
 
 def measure(
@@ -83,7 +84,7 @@ def measure(
     runtime: str | None = None,
     threads: int | None = None,
     batch: int = 1,
-    precision: Precision | None = None,
+    precision: Precision = "f32",
     seconds: float = 1.0,
 ) -> LatencyStats:
     """Latency of a bundle, or of a design with random weights; see `setting`."""

@@ -18,6 +18,7 @@ from phiscale.cost import cost
 from phiscale.cost.budget import SMALLEST_PHI, Budget, amount_text, fit_budget, largest_phi
 from phiscale.deploy.latency import LatencyStats, Setting, measure, setting
 from phiscale.errors import ArgumentError, BudgetError
+from phiscale.runtime.engines import RUNTIMES
 from phiscale.runtime.machine import free_bytes, machine
 
 MOST = 10  # measurements a question may take
@@ -158,7 +159,8 @@ def measured_in(where: Setting, *, cache: str | Path | None = None, seconds: flo
     A file that can't be read is measured anew; one that can't be written is left alone.
     """
     path = Path(cache) if cache else None
-    here = json.dumps([machine()["processor"], machine()["instructions"], where.runtime, _version(where.runtime)])
+    versions = [_version(name) for name in ("phiscale", *((where.runtime,) if where.runtime else RUNTIMES))]
+    here = json.dumps([machine()["processor"], machine()["instructions"], where.runtime, versions])
 
     def measured(made: Design) -> LatencyStats:
         said = repr((here, where, made.spec, made.resolution))

@@ -37,8 +37,10 @@ def parity(
     want = np.concatenate([network(inputs[start : start + 4]) for start in range(0, len(inputs), 4)]).astype(np.float64)
     rows: list[dict[str, Any]] = []
     for runtime in usable(model):
-        precisions: tuple[Precision | None, ...] = (None, "auto")
+        precisions: tuple[Precision, ...] = ("f32", "auto")
         for precision in precisions:
+            if runtime not in usable(model, precision):
+                continue
             engine = open_engine(model, runtime=runtime, precision=precision)
             if any(row["runtime"] == runtime and row["precision"] == engine.precision for row in rows):
                 continue  # the engine's own choice was float32 already

@@ -16,7 +16,7 @@ import torch
 from phiscale.architecture import Design, Preprocess
 from phiscale.architecture.catalog import rows
 from phiscale.architecture.toml import dumps
-from phiscale.atomic import as_run_error, sweep, write_text
+from phiscale.atomic import as_run_error, write_text
 from phiscale.cost import Budget
 from phiscale.data.find import ImageSet, find_images
 from phiscale.data.load import ImageDataset, open_images, typical_side
@@ -199,7 +199,8 @@ def resume(folder: str | Path, *, workers: int | None = None, watch: Watcher | N
         asked = Asked(**about["asked_exactly"])
     except (KeyError, TypeError):
         raise RunError(f"{Path(folder) / RUN} does not say what was asked, so it can't be resumed; start again in another folder") from None
-    return _Fit(asked, Path(folder), watch or Watcher(), all_processes, resumed=about, workers=workers).run()
+    asked = replace(asked, workers=asked.workers if workers is None else workers)
+    return _Fit(asked, Path(folder), watch or Watcher(), all_processes, resumed=about).run()
 
 
 class _Fit:
@@ -212,9 +213,8 @@ class _Fit:
         *,
         given: Recipe | None = None,
         resumed: dict[str, Any] | None = None,
-        workers: int | None = None,
     ) -> None:
-        self.given, self.workers = given, asked.workers if workers is None else workers
+        self.given = given
         self.asked, self.folder, self.processes, self.resumed = asked, folder, all_processes, resumed
         self.watch = watch if all_processes.main else Watcher()
         self.begun = resumed is not None
@@ -234,7 +234,6 @@ class _Fit:
             try:
                 if self.resumed is not None and self.processes.main:
                     held.enter_context(locked(self.folder))
-                    sweep(self.folder)
                 with self.processes.together():
                     self.work(held)
             except KeyboardInterrupt:
@@ -278,7 +277,7 @@ class _Fit:
         self.begun = True
         outcome = train(
             network, found, recipe=recipe, compute=self.compute, preprocess=preprocess, folder=self.folder, seed=self.asked.seed,
-            seconds=self.seconds_to_train(), cache=cache, workers=self.workers, processes=self.processes, stop=self.stop,
+            seconds=self.seconds_to_train(), cache=cache, workers=self.asked.workers, processes=self.processes, stop=self.stop,
             tensorboard=self.asked.tensorboard, progress=self.watch.progress, say=self.watch.say,
         )  # fmt: skip
         self.clock("train")
@@ -376,6 +375,9 @@ class _Fit:
                 raise as_run_error(error, self.folder.parent) from error
             if (self.folder / RUN).exists():
                 raise ArgumentError(f"another process has just begun a run in {self.folder}; name another folder with -o")
+        write_text(self.folder / DESIGN, design.to_toml())
+        write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
+        write_skipped(self.folder / SKIPPED, found.skipped)
         self.about = {
             "phiscale": VERSION,
             "status": "running",
@@ -406,10 +408,7 @@ class _Fit:
                 "fingerprint": fingerprint(found),
             },
         }
-        self.write_about()  # first: with it the run can be gone on with
-        write_text(self.folder / DESIGN, design.to_toml())
-        write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
-        write_skipped(self.folder / SKIPPED, found.skipped)
+        self.write_about()
         self.watch.began(self.folder)
 
     def load(self, design: Design) -> Loaded | None:
@@ -451,13 +450,12 @@ class _Fit:
         for split, _, scores in parts:
             key = "result" if split == "val" else "test"
             self.about[key] = {"split": split, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, "n": scores.n} | best
+        self.about["status"] = "done"
         self.about["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
         self.about["seconds"]["total"] = round(time.perf_counter() - self.started, 2)
         self.write_about()
         write_report(self.folder)
         write_card(self.folder)
-        self.about["status"] = "done"  # last: what was begun after it would not be gone on with
-        self.write_about()
 
     def write_about(self) -> None:
         text = json.dumps(self.about, indent=1, ensure_ascii=False) + "\n"

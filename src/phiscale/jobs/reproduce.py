@@ -151,8 +151,9 @@ def _table7() -> Reproduction:
 
 def _table4() -> Reproduction:
     from phiscale.deploy.latency import bench, setting  # needs a runtime, which the other tables don't
+    from phiscale.runtime.engines import installed
 
-    where = setting(threads=1, batch=1)
+    where = setting(runtime=installed()[0], threads=1, batch=1)  # one engine for both
     names = ("resnet152", "efficientnet_b1")
     measured = dict(bench({name: design(name) for name in names}, settings=(where,), seconds=4.0))
     slow, fast = (measured[name].p50 / 1e3 for name in names)

@@ -47,13 +47,13 @@ def load(
     *,
     runtime: str | None = None,
     threads: int | None = None,
-    precision: Precision | None = None,
+    precision: Precision = "f32",
     batch: int | None = None,
 ) -> "Predictor":
     """The predictor of a bundle, or of a run folder that holds one.
 
-    runtime    "openvino", "onnxruntime" or "native"; by default OpenVINO where it is installed, else ONNX Runtime; where `precision` allows
-               bf16, our own engine if the processor and the network allow it
+    runtime    "openvino", "onnxruntime" or "native"; by default OpenVINO where it is installed, else ONNX Runtime, or our own engine
+               where it was faster for this network when both were tried on this machine, once
     threads    all that this process may use, unless given
     precision  "f32", the PyTorch model's answers; "auto", the engine's fastest (bf16 where the processor has it): parity.json says
                how far that is from the PyTorch model, bench.json how much faster

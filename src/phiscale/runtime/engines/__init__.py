@@ -6,6 +6,8 @@ Start reading: `open_engine` below.
 """
 
 import os
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal, Protocol, assert_never
 
@@ -14,11 +16,13 @@ from numpy.typing import NDArray
 
 from phiscale.errors import ArgumentError, MissingExtraError
 from phiscale.runtime.native.model import design_of, read_model
-from phiscale.runtime.native.support import machine_lacks, network_asks_for
+from phiscale.runtime.native.support import levels, machine_lacks, why_not
+from phiscale.version import VERSION
 
 Runtime = Literal["openvino", "onnxruntime", "native"]
 Precision = Literal["auto", "f32", "bf16"]
-RUNTIMES: tuple[Runtime, ...] = ("openvino", "onnxruntime", "native")  # the first that is installed is the default
+# the first that is installed is the default, or native where it was faster
+RUNTIMES: tuple[Runtime, ...] = ("openvino", "onnxruntime", "native")
 SHORT: dict[str, Runtime] = {"onnx": "onnxruntime", "ort": "onnxruntime", "ov": "openvino"}
 
 
@@ -39,18 +43,14 @@ def installed() -> tuple[Runtime, ...]:
     return tuple(name for name in RUNTIMES if (machine_lacks() is None if name == "native" else find_spec(name) is not None))
 
 
-def usable(model: bytes) -> tuple[Runtime, ...]:
-    """The installed engines that can run this model: the native one knows its own kinds of blocks."""
-    return tuple(name for name in installed() if name != "native" or network_asks_for(design_of(model).spec) is None)
+def usable(model: bytes, precision: Precision = "auto") -> tuple[Runtime, ...]:
+    """The installed engines that can run this model in this precision: the native one knows its own kinds of blocks."""
+    return tuple(name for name in installed() if name != "native" or why_not(design_of(model).spec, precision) is None)
 
 
-def choose(runtime: str | None) -> Runtime:
-    """The engine that `runtime` names, or the default. ArgumentError for an unknown name; MissingExtraError where it is not installed."""
+def choose(runtime: str) -> Runtime:
+    """The engine that `runtime` names. ArgumentError for an unknown name; MissingExtraError where it is not installed."""
     known = installed()
-    if runtime is None:
-        if not known:
-            raise MissingExtraError("predicting needs ONNX Runtime or OpenVINO: pip install onnxruntime, or 'phiscale[openvino]'")
-        return known[0]
     name = SHORT.get(runtime, runtime)
     if name not in RUNTIMES:
         raise ArgumentError(f"no runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
@@ -67,51 +67,72 @@ def quickest() -> Runtime | None:
     return "onnxruntime" if "onnxruntime" in installed() else None
 
 
-def default_precision(runtime: str) -> Precision:
-    """What an engine computes in unless told: the PyTorch model's answers, but for the native one, which is bf16 alone."""
-    return "bf16" if runtime == "native" else "f32"
-
-
 def available_threads() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_engine(
-    model: bytes, *, runtime: str | None = None, threads: int | None = None, precision: Precision | None = None, batch: int = 1
+    model: bytes, *, runtime: str | None = None, threads: int | None = None, precision: Precision = "f32", batch: int = 1
 ) -> Engine:
     """The engine that runs `model`. threads: all that this process may use, unless given.
 
-    runtime      by default the first that is installed; where bf16 is welcome ("auto", "bf16"), the native engine if it can run here
+    runtime      by default OpenVINO where it is installed, else ONNX Runtime; our own engine where it can run here and was faster for
+                 this network when both were tried, once (choice.py)
     batch        the number of images that is going to come most often; others work too
-    precision    "f32" gives the PyTorch model's answers; it is the default, but for the native engine, which is bf16 alone. "auto"
-                 leaves it to the engine: OpenVINO computes in bf16 where the processor has instructions for it, up to twice as
-                 fast; of 500 photos, Lite0 then labels 6 differently, and a probability is off by up to 0.095 (in f32: none, and 3e-6)
+    precision    "f32" gives the PyTorch model's answers. "auto" leaves it to the engine: both OpenVINO and the native one compute in bf16
+                 where the processor has instructions for it, up to twice as fast; of 500 photos, Lite0 in OpenVINO then labels 6
+                 differently, and a probability is off by up to 0.095 (in f32: none, and 3e-6)
     """
-    name = choose(runtime)
-    if runtime is None and precision in ("auto", "bf16") and "native" in usable(model):
-        name = "native"  # the fastest, where it can run; f32 it can't
     if threads is not None and threads < 1:
         raise ArgumentError(f"threads must be at least 1, got {threads}")
-    precision = precision or default_precision(name)
     if precision not in ("auto", "f32", "bf16"):
         raise ArgumentError(f"precision must be auto, f32 or bf16, got {precision!r}")
     count = threads or available_threads()
+
+    def open_one(name: Runtime) -> Engine:
+        return _open(name, model, threads=count, precision=precision, batch=batch)
+
+    return _default(model, open_one, (count, precision)) if runtime is None else open_one(choose(runtime))
+
+
+def _default(model: bytes, open_one: Callable[[Runtime], Engine], asked: tuple[int, Precision]) -> Engine:
+    known = installed()
+    if not known:
+        raise MissingExtraError("predicting needs ONNX Runtime or OpenVINO: pip install onnxruntime, or 'phiscale[openvino]'")
+    first = known[0]
+    if first == "native" or len(known) == 1 or "native" not in usable(model, asked[1]):
+        return open_one(first)
+    from phiscale.runtime.engines.choice import faster
+    from phiscale.runtime.machine import machine
+
+    design, here = design_of(model), machine()
+    about = (asked, design.to_toml(), here["processor"], here["threads"], levels(asked[1]), VERSION, _version(first))
+    shape = (1, design.spec.in_channels, design.resolution, design.resolution)
+    return faster((first, "native"), open_one, np.zeros(shape, np.float32), about=about)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _open(name: Runtime, model: bytes, *, threads: int, precision: Precision, batch: int) -> Engine:
     match name:
         case "openvino":
             from phiscale.runtime.engines.openvino import OpenVino
 
-            return OpenVino(model, threads=count, precision=precision, batch=batch)
+            return OpenVino(model, threads=threads, precision=precision, batch=batch)
         case "onnxruntime":
             from phiscale.runtime.engines.onnxruntime import OnnxRuntime
 
-            return OnnxRuntime(model, threads=count, precision=precision)
+            return OnnxRuntime(model, threads=threads, precision=precision)
         case "native":
             from phiscale.runtime.native import Native
 
-            if precision == "f32":
-                raise ArgumentError("the native engine computes in bf16; for f32 use runtime openvino or onnxruntime")
             design, weights = read_model(model)
-            return Native(design.spec, weights, threads=count)
+            return Native(design.spec, weights, threads=threads, precision=precision)
         case _:
             assert_never(name)

@@ -3,7 +3,6 @@
 import ctypes
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from phiscale.architecture.plan import blocks, feature_width, out_size
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import ArgumentError, PhiscaleError
 from phiscale.runtime.native.program import ABI, Floats, Program, Weights, bind
-from phiscale.runtime.native.support import library, why_not
+from phiscale.runtime.native.support import Level, levels, library, why_not
 
 MAX_THREADS = 256
 MAX_PIXELS = 1 << 26  # of one image: above what any decoder here lets through
@@ -33,20 +32,24 @@ class Native:
     """An Engine. Any image size and batch; calls from several threads take turns; not to be used in a fork of the process that made it.
 
     weights  folded, `stages.0.0.expand.weight`, `….bias`, as deploy/fold.py makes them and a bundle's graph carries them
-    threads  batches are split over them by images, what is left of a batch by rows and channels
+    threads    batches are split over them by images, what is left of a batch by rows and channels
+    precision  "f32" or "bf16"; "auto" is the fastest that this processor has
+    level      the name of one of support.LEVELS, to compare them; None: the fastest that has the precision
     """
 
     name: str = "native"
-    precision: Literal["auto", "f32", "bf16"] = "bf16"
+    precision: Literal["auto", "f32", "bf16"]
+    level: str
 
-    def __init__(self, spec: NetworkSpec, weights: Weights, *, threads: int) -> None:
-        """ArgumentError where `why_not(spec)` says why; WeightsError for weights that don't fit or aren't finite."""
+    def __init__(self, spec: NetworkSpec, weights: Weights, *, threads: int, precision: str = "auto", level: str | None = None) -> None:
+        """ArgumentError where `why_not(spec, precision)` says why; WeightsError for weights that don't fit or aren't finite."""
         if not 1 <= threads <= MAX_THREADS:
             raise ArgumentError(f"threads must be from 1 to {MAX_THREADS}, got {threads}")
-        if said := why_not(spec):
+        if said := why_not(spec, precision):
             raise ArgumentError(said)
         self.spec, self.threads = spec, threads
-        self._library = _open(library())
+        found, self._library = _open(tuple(each for each in levels(precision) if level in (None, each.name)))
+        self.level, self.precision = found.name, found.computes
         program = Program(spec, weights, threads)  # its arrays must live until the library has packed them
         error = ctypes.create_string_buffer(512)
         handle = self._library.phi_create(ctypes.byref(program.struct), error, len(error))
@@ -114,11 +117,17 @@ def map_size(spec: NetworkSpec, height: int, width: int) -> tuple[int, int]:
     return after(height), after(width)
 
 
-def _open(path: Path | None) -> ctypes.CDLL:
-    try:
-        lib = bind(str(path))
-    except OSError as error:
-        raise ArgumentError(f"the native engine can't be loaded: {error}; install phiscale again") from None
-    if lib.phi_abi() != ABI:
-        raise ArgumentError(f"{path} is of another version of phiscale; install phiscale again")
-    return lib
+def _open(candidates: tuple[Level, ...]) -> tuple[Level, ctypes.CDLL]:
+    """The first level that the system permits: a kernel may know of AMX and refuse it."""
+    error = ctypes.create_string_buffer(b"no such level here", 512)
+    for level in candidates:
+        path = library(level)
+        try:
+            lib = bind(str(path))
+        except OSError as failed:
+            raise ArgumentError(f"the native engine can't be loaded: {failed}; install phiscale again") from None
+        if lib.phi_abi() != ABI:
+            raise ArgumentError(f"{path} is of another version of phiscale; install phiscale again")
+        if not lib.phi_permit(error, len(error)):
+            return level, lib
+    raise ArgumentError(f"the native engine can't start: {error.value.decode()}")

@@ -12,7 +12,7 @@ from phiscale.architecture.plan import Block, blocks, feature_width
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import WeightsError
 
-ABI = 1
+ABI = 2
 Weights = Mapping[str, NDArray[np.float32]]
 ACTIVATIONS = {"silu": 1, "relu": 2, "relu6": 3, "hardswish": 4}
 DEPTHWISE, FULL = 0, 1
@@ -117,6 +117,8 @@ def bind(path: str) -> ctypes.CDLL:
     """The compiled library with its functions' types."""
     lib = ctypes.CDLL(path)
     lib.phi_abi.restype = ctypes.c_int
+    lib.phi_permit.argtypes = [ctypes.c_char_p, ctypes.c_int]
+    lib.phi_permit.restype = ctypes.c_int
     lib.phi_create.argtypes = [POINTER(NetworkStruct), ctypes.c_char_p, ctypes.c_int]
     lib.phi_create.restype = ctypes.c_void_p
     lib.phi_run.argtypes = [ctypes.c_void_p, Floats, *[ctypes.c_int] * 3, Floats, Floats, Floats, ctypes.c_char_p, ctypes.c_int]

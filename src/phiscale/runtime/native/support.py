@@ -3,53 +3,82 @@
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 
 from phiscale.architecture.plan import Block, blocks
 from phiscale.architecture.spec import Activation, NetworkSpec
 
-# what source/ is compiled for (x86-64-v4 and these), in the names of /proc/cpuinfo: the kernel lists only what it also enabled
-NEEDS = frozenset(
-    (
-        *("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"),
-        *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"),
-    )
+Computes = Literal["f32", "bf16"]
+_V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")  # x86-64-v3 and v4, in the names of /proc/cpuinfo
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One build of source/: the instructions that it uses, as /proc/cpuinfo names them, and what it computes in."""
+
+    name: str
+    computes: Computes
+    needs: frozenset[str]
+
+
+# Each precision's fastest first; setup.py builds one library a level. The kernel lists only instructions that it also enabled.
+LEVELS = (
+    Level("amx", "bf16", frozenset((*_V4, "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"))),
+    Level("avx512_bf16", "bf16", frozenset((*_V4, "avx512_bf16"))),
+    Level("avx512", "f32", frozenset(_V4)),
+    Level("avx2", "f32", frozenset(_V3)),
 )
 MASK = "PHISCALE_CPU_WITHOUT"  # instructions to do without, separated by commas: `PHISCALE_CPU_WITHOUT=amx_bf16`
-LIBRARY = "PHISCALE_NATIVE_LIBRARY"  # another build of source/, e.g. a sanitized one
+LIBRARIES = "PHISCALE_NATIVE_LIBRARIES"  # a folder with another build of source/, e.g. a sanitized one
 
 
-def why_not(spec: NetworkSpec) -> str | None:
-    """Why the native engine can't run this network here, in one line; None where it can."""
-    return machine_lacks() or network_asks_for(spec)
+def why_not(spec: NetworkSpec, precision: str = "auto") -> str | None:
+    """Why the native engine can't run this network here in this precision, in one line; None where it can."""
+    return machine_lacks(precision) or network_asks_for(spec)
 
 
-def library() -> Path | None:
-    """The compiled engine, where the package's build could make one."""
-    if given := os.environ.get(LIBRARY):
-        return Path(given)
-    return next(iter(sorted(Path(__file__).parent.glob("_amx*.so"))), None)
+def levels(precision: str = "auto") -> tuple[Level, ...]:
+    """The levels that this processor and installation can run, the fastest first; "auto" takes any precision."""
+    have = instructions() if _system() else frozenset[str]()
+    return tuple(level for level in LEVELS if precision in ("auto", level.computes) and level.needs <= have and library(level) is not None)
 
 
-def machine_lacks() -> str | None:
+def library(level: Level) -> Path | None:
+    """The compiled engine of a level, where the package's build could make one."""
+    folder = Path(os.environ.get(LIBRARIES) or Path(__file__).parent)
+    return next(iter(sorted(folder.glob(f"_{level.name}.*"))), None)
+
+
+def machine_lacks(precision: str = "auto") -> str | None:
     """What this machine or installation lacks."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
+    if levels(precision):
+        return None
+    if not _system():
         return f"the native engine is for Linux on x86-64; this is {platform.system()} on {platform.machine()}"
-    if missing := sorted(NEEDS - _instructions()):
-        return f"the native engine needs a processor with AMX bf16 and AVX-512 FP16; this one has no {', '.join(missing)}"
-    if library() is None:
-        return "the native engine was not compiled when phiscale was installed; install again where g++ 12 or newer is"
-    return None
+    known = [level for level in LEVELS if precision in ("auto", level.computes)]
+    if not known:
+        return f"the native engine computes in f32 or bf16, not in {precision}"
+    have, least = instructions(), known[-1]
+    if missing := sorted(least.needs - have):
+        return f"the native engine needs a processor with {least.name} for {least.computes}; this one has no {', '.join(missing)}"
+    return "the native engine was not compiled when phiscale was installed; install again where g++ 12 or newer is"
 
 
-def _instructions() -> set[str]:
+def _system() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def instructions() -> frozenset[str]:
+    """The processor's, as far as the system enabled them and `MASK` leaves them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return set()
+        return frozenset()
     found = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-    return set(found.split()) - set(os.environ.get(MASK, "").replace(",", " ").split())
+    return frozenset(found.split()) - frozenset(os.environ.get(MASK, "").replace(",", " ").split())
 
 
 def network_asks_for(spec: NetworkSpec) -> str | None:

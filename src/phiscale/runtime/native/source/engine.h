@@ -5,7 +5,7 @@
 
 #define PHI_API extern "C" __attribute__((visibility("default")))
 
-enum { PHI_ABI = 1 };  // engine.py refuses another
+enum { PHI_ABI = 2 };  // engine.py refuses another
 
 enum phi_activation { PHI_NONE, PHI_SILU, PHI_RELU, PHI_RELU6, PHI_HARDSWISH };
 
@@ -17,7 +17,7 @@ typedef struct {
     int32_t kind, w_in, w_mid, w_out, w_se, kernel, stride;
     int32_t skips;         // add the input to the output
     int32_t project_acts;  // the projection is followed by the activation
-    int32_t wide;          // keep half precision out of this block from the start
+    int32_t wide;          // keep half precision out of this block from the start (level amx)
     const float *expand_w, *expand_b;  // null: no expansion
     const float *depthwise_w, *depthwise_b;
     const float *reduce_w, *reduce_b, *gate_w, *gate_b;  // squeeze-excite, where w_se > 0
@@ -37,7 +37,9 @@ typedef struct {
 typedef struct phi_engine phi_engine;
 
 PHI_API int phi_abi(void);
-// Null with the reason in `error` where the processor, the system or the memory says no.
+// 0 where the system permits the instructions of this library; 1 with the reason in `error`. Once before the first phi_create.
+PHI_API int phi_permit(char *error, int error_size);
+// Null with the reason in `error` where the memory or the threads can't be had.
 PHI_API phi_engine *phi_create(const phi_network *network, char *error, int error_size);
 // images [batch][in_channels][height][width] -> logits [batch][num_classes], embedding [batch][features],
 // features [batch][features][h][w]; each output may be null. 0, or 1 with the reason in `error`.

@@ -1,10 +1,7 @@
-// A folded EfficientNet-like network on AMX (bf16) and AVX-512 half precision. See docs/native-runtime.md for the idea.
+// A folded EfficientNet-like network, at the level that level.h names. See docs/native-runtime.md for the idea.
 //
-// Between blocks an activation is bf16 [slabs of 32 channels][pixels][32]: one cache line a pixel and slab, what an AMX tile reads.
-// Inside a depthwise block one slab after the other is expanded, a few rows at a time, into a small ring of rows from which the
-// depthwise convolution reads, so that the expanded map never leaves the cache.
-#include <sys/mman.h>
-#include <sys/syscall.h>
+// Between blocks a map is [slabs of channels][pixels][SLAB]. Inside a depthwise block a few slabs at a time are expanded, a few rows
+// at a time, into small rings of rows from which the depthwise convolution reads, so that the expanded map never leaves the cache.
 #include <unistd.h>
 
 #include <cmath>
@@ -14,9 +11,10 @@
 #include <stdexcept>
 #include <string>
 
+#include "arena.h"
 #include "depthwise.h"
 #include "engine.h"
-#include "gemm.h"
+#include "level.h"
 #include "team.h"
 
 namespace phi {
@@ -28,51 +26,17 @@ constexpr int CHUNK = 64;        // images whose pooled features wait for one mu
 constexpr int BAND_PIXELS = 224;  // pixels that are expanded at a time
 constexpr float HALF_MAX = 65504;  // the largest half-precision number
 constexpr size_t SLACK = 64 * 32;  // elements behind every map: a tile of 16 pixels may read beyond the last one
+constexpr bool HALF = !std::is_same_v<Fast, Exact>;  // blocks run in half precision where they can
 
-int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
-int slabs(int channels) { return up(channels, 32) / 32; }
-
-// ---- memory: zeroed, aligned for cache lines, huge pages where the system has them ----
-
-class Arena {
-  public:
-    template <class T>
-    T *take(size_t count) {
-        const size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096 + 192;  // 192: neighbours must not share their address modulo 4096
-        if (bytes > left_) grow(bytes);
-        T *result = (T *)next_;
-        next_ += bytes, left_ -= bytes;
-        return result;
-    }
-    size_t bytes() const { return bytes_; }
-    Arena() = default;
-    Arena(const Arena &) = delete;
-    ~Arena() {
-        for (auto &[memory, size] : parts_) munmap(memory, size);
-    }
-
-  private:
-    void grow(size_t bytes) {
-        constexpr size_t PAGE = 2u << 20;
-        const size_t size = (std::max<size_t>(bytes, PAGE) + PAGE - 1) / PAGE * PAGE;
-        const size_t machine = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-        void *memory = bytes_ + size > machine ? MAP_FAILED : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (memory == MAP_FAILED) throw std::runtime_error("no memory: " + std::to_string((bytes_ + size) >> 20) + " MiB are needed");
-        madvise(memory, size, MADV_HUGEPAGE);
-        parts_.emplace_back(memory, size);
-        next_ = (char *)memory, left_ = size, bytes_ += size;
-    }
-    std::vector<std::pair<void *, size_t>> parts_;
-    char *next_ = nullptr;
-    size_t left_ = 0, bytes_ = 0;
-};
+int slabs(int channels) { return up(channels, SLAB) / SLAB; }
 
 // ---- weights, packed once ----
 
 struct SqueezeExcite {
-    int width = 0, padded = 0;            // padded to 16
-    float *reduce = nullptr, *reduce_bias = nullptr;  // [channels][padded]: contiguous in the hidden width
-    float *gate = nullptr, *gate_bias = nullptr;      // [width][channels]
+    int width = 0, padded = 0;                        // padded to SLAB
+    Gate *reduce = nullptr;                           // [channels][padded]: contiguous in the hidden width
+    Gate *gate = nullptr;                             // [width][channels]
+    float *reduce_bias = nullptr, *gate_bias = nullptr;
 };
 
 struct Block {
@@ -80,8 +44,8 @@ struct Block {
     int slabs_in, slabs_mid, slabs_out;
     bool expands;
     Packed expand, project;
-    _Float16 *half = nullptr, *half_bias = nullptr;  // depthwise [slab][k * k][32], [slab][32]
-    float *wide = nullptr, *wide_bias = nullptr;
+    Fast::Weight *fast = nullptr, *fast_bias = nullptr;  // depthwise [slab][k * k][SLAB], [slab][SLAB]
+    Exact::Weight *exact = nullptr, *exact_bias = nullptr;
     SqueezeExcite se;
     std::atomic<bool> is_wide{false}, overflowed{false};
 };
@@ -94,19 +58,19 @@ struct Geometry {
     int out_pixels() const { return out_height * out_width; }
     // the ring (depthwise) or band (full) of zero-bordered input rows
     int row_pixels, ring_rows, band;  // band: output rows at a time
+    size_t ring_size() const { return (size_t)ring_rows * row_pixels * SLAB; }
     bool whole;                       // the ring holds the whole map
     bool folds;                       // squeeze-excite scales the projection's weights, not the map
     std::vector<ptrdiff_t> taps;      // full: where each k-tile starts
 };
 
 struct Buffers {  // of a team that works on the same images
-    bf16 *image = nullptr, *map[2] = {}, *group[2] = {}, *mid = nullptr, *pooled = nullptr;
+    elem *image = nullptr, *map[2] = {}, *group[2] = {}, *mid = nullptr, *pooled = nullptr;
     float *embedding = nullptr;  // [CHUNK][features]
-    float *gates = nullptr;      // [GROUP][channels]
 };
 struct Scratch {  // of one thread
-    uint16_t *ring = nullptr;
-    bf16 *weights = nullptr;  // a projection's, scaled by squeeze-excite
+    void *ring = nullptr;     // Elem of the precision, or elem in full blocks
+    elem *weights = nullptr;  // a projection's, scaled by squeeze-excite
     float *gates = nullptr, *hidden = nullptr;  // hidden: [GROUP][width], this thread's share
 };
 
@@ -115,7 +79,7 @@ struct Plan {  // everything that depends on the image size
     Geometry stem;
     std::vector<Geometry> blocks;
     std::vector<ptrdiff_t> stem_taps;
-    int image_row = 0;  // pixels
+    Image image{};
     int grouped = 0;    // blocks from here on run GROUP images at a time
     int features = 0, feature_pixels = 0;
     Arena arena;
@@ -125,68 +89,69 @@ struct Plan {  // everything that depends on the image size
 
 // ---- packing ----
 
-void pack(Arena &arena, Packed &packed, const float *weights, const float *bias, int out, int in, int kernel) {
-    const int in_slabs = slabs(in), taps = kernel * kernel;
-    packed.k_tiles = in_slabs * taps;
-    packed.blocks = slabs(out);
-    packed.weights = arena.take<bf16>((size_t)packed.blocks * packed.k_tiles * 1024);
-    packed.bias = arena.take<float>((size_t)packed.blocks * 32);
-    for (int o = 0; o < out; o++) {
-        packed.bias[o] = bias[o];
-        for (int i = 0; i < in; i++)
-            for (int tap = 0; tap < taps; tap++)
-                packed.weights[Packed::place(o, tap * in_slabs + i / 32, i % 32, packed.k_tiles)] = to_bf16(weights[((size_t)o * in + i) * taps + tap]);
-    }
-}
+[[maybe_unused]] void narrow(float &to, float from) { to = from; }
+[[maybe_unused]] void narrow(bf16 &to, float from) { to = to_bf16(from); }
 
-// The stem reads pixels of 4 channels: one k-tile is 8 pixels of one kernel row.
-void pack_stem(Arena &arena, Packed &packed, const float *weights, const float *bias, int out, int in, int kernel) {
-    packed.k_tiles = kernel;
-    packed.blocks = slabs(out);
-    packed.weights = arena.take<bf16>((size_t)packed.blocks * packed.k_tiles * 1024);
-    packed.bias = arena.take<float>((size_t)packed.blocks * 32);
+// place(out, in, ky, kx) says where a weight goes
+template <class Place>
+void fill(Arena &arena, Packed &packed, const float *weights, const float *bias, int out, int in, int kernel, Place place) {
+    packed.weights = arena.take<elem>(packed.size());
+    packed.bias = arena.take<float>((size_t)slabs(out) * SLAB);
     for (int o = 0; o < out; o++) {
         packed.bias[o] = bias[o];
         for (int i = 0; i < in; i++)
             for (int ky = 0; ky < kernel; ky++)
-                for (int kx = 0; kx < kernel; kx++)
-                    packed.weights[Packed::place(o, ky, kx * 4 + i, kernel)] = to_bf16(weights[(((size_t)o * in + i) * kernel + ky) * kernel + kx]);
+                for (int kx = 0; kx < kernel; kx++) packed.weights[place(o, i, ky, kx)] = to_elem(*weights++);
     }
 }
 
+void pack(Arena &arena, Packed &packed, const float *weights, const float *bias, int out, int in, int kernel) {
+    const int in_slabs = slabs(in);
+    packed = Packed(out, in_slabs, kernel * kernel, in - (in_slabs - 1) * SLAB);
+    fill(arena, packed, weights, bias, out, in, kernel,
+         [&](int o, int i, int ky, int kx) { return packed.place(o, (ky * kernel + kx) * in_slabs + i / SLAB, i % SLAB); });
+}
+
+void pack_stem(Arena &arena, Packed &packed, const float *weights, const float *bias, int out, int in, int kernel) {
+    packed = Packed(out, 1, Image::tiles(in, kernel), Image::tail(kernel));
+    fill(arena, packed, weights, bias, out, in, kernel,
+         [&](int o, int i, int ky, int kx) { return packed.place(o, Image::tile(i, ky, kernel), Image::within(i, kx)); });
+}
+
 void pack_depthwise(Arena &arena, Block &block) {
-    const int taps = block.it.kernel * block.it.kernel, padded = block.slabs_mid * 32;
-    block.half = arena.take<_Float16>((size_t)padded * taps);
-    block.half_bias = arena.take<_Float16>(padded);
-    block.wide = arena.take<float>((size_t)padded * taps);
-    block.wide_bias = arena.take<float>(padded);
-    for (int c = 0; c < block.it.w_mid; c++) {
-        for (int tap = 0; tap < taps; tap++) {
-            const size_t to = ((size_t)(c / 32) * taps + tap) * 32 + c % 32;
-            block.wide[to] = block.it.depthwise_w[(size_t)c * taps + tap];
-            block.half[to] = (_Float16)block.wide[to];
+    const int taps = block.it.kernel * block.it.kernel, padded = block.slabs_mid * SLAB;
+    auto put = [&](auto *&weights, auto *&bias) {
+        using Weight = std::remove_reference_t<decltype(*weights)>;
+        weights = arena.take<Weight>((size_t)padded * taps);
+        bias = arena.take<Weight>(padded);
+        for (int c = 0; c < block.it.w_mid; c++) {
+            for (int tap = 0; tap < taps; tap++)
+                weights[((size_t)(c / SLAB) * taps + tap) * SLAB + c % SLAB] = (Weight)block.it.depthwise_w[(size_t)c * taps + tap];
+            bias[c] = (Weight)block.it.depthwise_b[c];
         }
-        block.wide_bias[c] = block.it.depthwise_b[c];
-        block.half_bias[c] = (_Float16)block.wide_bias[c];
-        for (int tap = 0; tap < taps; tap++)
-            if (std::fabs(block.it.depthwise_w[(size_t)c * taps + tap]) > HALF_MAX || std::fabs(block.wide_bias[c]) > HALF_MAX) block.is_wide = true;
+    };
+    put(block.exact, block.exact_bias);
+    if constexpr (HALF) {
+        put(block.fast, block.fast_bias);
+        for (size_t i = 0; i < (size_t)block.it.w_mid * taps; i++)
+            if (std::fabs(block.it.depthwise_w[i]) > HALF_MAX || std::fabs(block.it.depthwise_b[i / taps]) > HALF_MAX) block.is_wide = true;
     }
 }
 
 void pack_squeeze_excite(Arena &arena, Block &block) {
     SqueezeExcite &se = block.se;
-    const int channels = block.slabs_mid * 32;
+    const int channels = block.slabs_mid * SLAB;
     se.width = block.it.w_se;
-    se.padded = up(se.width, 16);
-    se.reduce = arena.take<float>((size_t)channels * se.padded);
+    se.padded = up(se.width, SLAB);
+    se.reduce = arena.take<Gate>((size_t)channels * se.padded);
     se.reduce_bias = arena.take<float>(se.padded);
-    se.gate = arena.take<float>((size_t)se.width * channels);
+    se.gate = arena.take<Gate>((size_t)se.width * channels);
     se.gate_bias = arena.take<float>(channels);
     for (int h = 0; h < se.width; h++) {
         se.reduce_bias[h] = block.it.reduce_b[h];
         for (int c = 0; c < block.it.w_mid; c++) {
-            se.reduce[(size_t)c * se.padded + h] = block.it.reduce_w[(size_t)h * block.it.w_mid + c];
-            se.gate[(size_t)h * channels + c] = block.it.gate_w[(size_t)c * se.width + h];
+            narrow(se.reduce[(size_t)c * se.padded + h], block.it.reduce_w[(size_t)h * block.it.w_mid + c]);
+            narrow(se.gate[(size_t)h * channels + c], block.it.gate_w[(size_t)c * se.width + h]);
         }
     }
     for (int c = 0; c < block.it.w_mid; c++) se.gate_bias[c] = block.it.gate_b[c];
@@ -228,8 +193,8 @@ struct phi_engine {
         // this thread's part of `count` pieces
         std::pair<int, int> share(int count) const { return {(int)((int64_t)count * id / size), (int)((int64_t)count * (id + 1) / size)}; }
     };
-    struct Map {  // bf16 [slab][pixels of all images][32]
-        bf16 *data;
+    struct Map {  // [slab][pixels of all images][SLAB]
+        elem *data;
         size_t slab;  // elements from a slab to the next
     };
 
@@ -247,7 +212,7 @@ struct phi_engine {
     void classify(const Work &work, int count, float *logits, float *embedding);
     void load_image(const Work &work, const float *image);
     template <class P, class Done>
-    void stem_rows(const Work &work, int slab, int first, int last, Done done);
+    void stem_rows(const Work &work, int group, int first, int last, Done done);
     void stem_alone(const Work &work, Map out);
     void image_alone(const Work &work, const float *image, Map out);
     void run_block(const Work &work, int index, Map in, Map out, int images);
@@ -255,8 +220,8 @@ struct phi_engine {
     void depthwise_units(const Work &work, int index, Map in, Map mid, int images);
     template <class P>
     void full_rows(const Work &work, int index, Map in, Map mid, Map out, int images);
-    void squeeze_excite(const Work &work, int index, Map mid, int images, const bf16 **project_weights);
-    void project(const Work &work, int index, Map mid, Map in, Map out, int images, const bf16 *weights);
+    void squeeze_excite(const Work &work, int index, Map mid, int images, const elem **project_weights);
+    void project(const Work &work, int index, Map mid, Map in, Map out, int images, const elem *weights);
     template <class P>
     void run_head(const Work &work, Map in, int images, int first_in_chunk, float *features);
 };
@@ -316,9 +281,9 @@ void phi_engine::make_plan(int height, int width) {
     p.height = height, p.width = width;
     p.stem = net.stem_width ? geometry(height, width, net.stem_kernel, net.stem_stride) : geometry(height, width, 1, 1);
     // the stem's tiles read 8 pixels from each output's first one, and 32 outputs at a time
-    p.image_row = up(std::max(p.stem.row_pixels, (up(p.stem.out_width, 32) - 1) * net.stem_stride + 8), 8);
-    for (int ky = 0; ky < net.stem_kernel; ky++) p.stem_taps.push_back((ptrdiff_t)ky * p.image_row * 4);
-    const size_t image_rows = (size_t)height + 2 * net.stem_kernel;
+    p.image.row_pixels = up(std::max(p.stem.row_pixels, (up(p.stem.out_width, PIECE) - 1) * net.stem_stride + 8), 8);
+    p.image.rows = height + 2 * net.stem_kernel;
+    for (int tile = 0; tile < stem.k_tiles; tile++) p.stem_taps.push_back(p.image.offset(tile, net.stem_kernel));
 
     size_t map = 0, mid = 0, ring = 0, weights = 0, channels = 0, hidden = 0;
     int h = p.stem.out_height, w = p.stem.out_width;
@@ -331,7 +296,7 @@ void phi_engine::make_plan(int height, int width) {
         if (i > 0 && h * w <= GROUP_PIXELS) p.grouped = std::min(p.grouped, (int)i);
         const int images = (int)i >= p.grouped ? GROUP : 1;
         const size_t out = (size_t)block.slabs_out * g.out_pixels();
-        channels = std::max<size_t>(channels, (size_t)block.slabs_mid * 32);
+        channels = std::max<size_t>(channels, (size_t)block.slabs_mid * SLAB);
         hidden = std::max<size_t>(hidden, block.se.padded);
         if (it.kind == PHI_DEPTHWISE) {
             g.whole = h * w <= GROUP_PIXELS;
@@ -339,22 +304,22 @@ void phi_engine::make_plan(int height, int width) {
             const int rows = g.whole ? std::max(g.top + h, (g.out_height - 1) * it.stride + it.kernel)
                                      : (g.band - 1) * it.stride + it.kernel + g.band * it.stride;
             for (g.ring_rows = 1; g.ring_rows < rows;) g.ring_rows *= 2;
-            ring = std::max(ring, (size_t)g.ring_rows * g.row_pixels * 32 * images + SLACK);
+            ring = std::max(ring, sizeof(Exact::Elem) * (g.ring_size() * images * std::min(Groups::LARGEST, block.slabs_mid) + SLACK));
             mid = std::max(mid, (size_t)block.slabs_mid * g.out_pixels() * images);
-            weights = std::max(weights, (size_t)block.project.blocks * block.project.k_tiles * 1024);
+            weights = std::max(weights, block.project.size());
         } else {
             // the last tile of a row reads up to 31 outputs beyond it
-            g.row_pixels = std::max(g.row_pixels, (up(g.out_width, 32) - 1) * it.stride + it.kernel);
+            g.row_pixels = std::max(g.row_pixels, (up(g.out_width, PIECE) - 1) * it.stride + it.kernel);
             g.band = std::min(g.out_height, std::max(1, 2 * BAND_PIXELS / g.out_width));
             g.ring_rows = (g.band - 1) * it.stride + it.kernel;
-            const size_t slab = (size_t)g.ring_rows * g.row_pixels * 32;
+            const size_t slab = g.ring_size();
             for (int ky = 0; ky < it.kernel; ky++)
                 for (int kx = 0; kx < it.kernel; kx++)
-                    for (int s = 0; s < block.slabs_in; s++) g.taps.push_back((ptrdiff_t)(s * slab + ((size_t)ky * g.row_pixels + kx) * 32));
-            ring = std::max(ring, slab * block.slabs_in + SLACK);
+                    for (int s = 0; s < block.slabs_in; s++) g.taps.push_back((ptrdiff_t)(s * slab + ((size_t)ky * g.row_pixels + kx) * SLAB));
+            ring = std::max(ring, sizeof(elem) * (slab * block.slabs_in + SLACK));
             if (block.expands) {
                 mid = std::max(mid, (size_t)block.slabs_mid * g.out_pixels() * images);
-                weights = std::max(weights, (size_t)block.project.blocks * block.project.k_tiles * 1024);
+                weights = std::max(weights, block.project.size());
             }
         }
         // folding writes the projection's weights once an image; scaling writes the map
@@ -364,7 +329,7 @@ void phi_engine::make_plan(int height, int width) {
         h = p.blocks.back().out_height, w = p.blocks.back().out_width;
     }
     p.feature_pixels = h * w;
-    p.features = slabs(last_width) * 32;
+    p.features = slabs(last_width) * SLAB;
     size_t group = 0;
     for (size_t i = (size_t)p.grouped; i < blocks.size() + 1; i++)  // the input of the first grouped block, and all outputs after it
         if (i > 0) group = std::max(group, (size_t)blocks[i - 1]->slabs_out * p.blocks[i - 1].out_pixels() * GROUP);
@@ -372,18 +337,17 @@ void phi_engine::make_plan(int height, int width) {
     const int threads = team->size();
     for (int t = 0; t < threads; t++) {
         Buffers b;
-        if (net.stem_width) b.image = p.arena.take<bf16>(image_rows * p.image_row * 4 + SLACK);
-        for (int i = 0; i < 2; i++) b.map[i] = p.arena.take<bf16>(map * 32 + SLACK), b.group[i] = p.arena.take<bf16>(group * 32 + SLACK);
-        b.mid = p.arena.take<bf16>(mid * 32 + SLACK);
-        b.pooled = p.arena.take<bf16>((size_t)CHUNK * p.features + SLACK);
+        if (net.stem_width) b.image = p.arena.take<elem>(p.image.size(net.in_channels) + SLACK);
+        for (int i = 0; i < 2; i++) b.map[i] = p.arena.take<elem>(map * SLAB + SLACK), b.group[i] = p.arena.take<elem>(group * SLAB + SLACK);
+        b.mid = p.arena.take<elem>(mid * SLAB + SLACK);
+        b.pooled = p.arena.take<elem>((size_t)CHUNK * p.features + SLACK);
         b.embedding = p.arena.take<float>((size_t)CHUNK * p.features);
-        b.gates = p.arena.take<float>(GROUP * channels);
         p.buffers.push_back(b);
         Scratch s;
-        s.ring = p.arena.take<uint16_t>(ring);
-        s.weights = p.arena.take<bf16>(weights);
+        s.ring = p.arena.take<char>(ring);
+        s.weights = p.arena.take<elem>(weights);
         s.gates = p.arena.take<float>(channels);
-        s.hidden = p.arena.take<float>(GROUP * hidden + 16);
+        s.hidden = p.arena.take<float>(GROUP * hidden + SLAB);
         p.scratch.push_back(s);
     }
     plan = std::move(fresh);
@@ -396,140 +360,90 @@ namespace {
 // Where the next pixel of a map goes: row after row, then the next image's ring.
 template <class P>
 struct RingCursor {
-    uint16_t *ring;
+    typename P::Elem *ring;
     size_t next_ring;
-    const Geometry &g;
+    const Geometry *g;
     int y, x = 0;
-    RingCursor(uint16_t *ring, size_t next_ring, const Geometry &g, int y) : ring(ring), next_ring(next_ring), g(g), y(y) {}
 
     template <class Value>
     __attribute__((always_inline)) void put(int count, Value value) {
         for (int r = 0; r < count;) {
-            const int run = std::min(count - r, g.width - x);
-            uint16_t *to = ring + ((size_t)((y + g.top) & (g.ring_rows - 1)) * g.row_pixels + g.left + x) * 32;
+            const int run = std::min(count - r, g->width - x);
+            typename P::Elem *to = ring + ((size_t)((y + g->top) & (g->ring_rows - 1)) * g->row_pixels + g->left + x) * SLAB;
 #pragma GCC unroll 4
-            for (int i = 0; i < run; i++) P::store(to + (size_t)i * 32, value(r + i));
+            for (int i = 0; i < run; i++) P::store(to + (size_t)i * SLAB, value(r + i));
             r += run, x += run;
-            if (x == g.width) {
+            if (x == g->width) {
                 x = 0;
-                if (++y == g.height) y = 0, ring += next_ring;
+                if (++y == g->height) y = 0, ring += next_ring;
             }
         }
     }
 };
 
-void zero_row(uint16_t *ring, const Geometry &g, int y) {
-    memset(ring + (size_t)((y + g.top) & (g.ring_rows - 1)) * g.row_pixels * 32, 0, (size_t)g.row_pixels * 64);
+template <class E>
+void zero_row(E *ring, const Geometry &g, int y) {
+    const size_t size = (size_t)g.row_pixels * SLAB;
+    memset(ring + (size_t)((y + g.top) & (g.ring_rows - 1)) * size, 0, size * sizeof(E));
 }
 
-void zero_borders(uint16_t *ring, const Geometry &g) {
+template <class E>
+void zero_borders(E *ring, const Geometry &g) {
     for (int r = 0; r < g.ring_rows; r++) {
-        uint16_t *row = ring + (size_t)r * g.row_pixels * 32;
-        memset(row, 0, (size_t)g.left * 64);
-        memset(row + (size_t)(g.left + g.width) * 32, 0, (size_t)(g.row_pixels - g.left - g.width) * 64);
+        E *row = ring + (size_t)r * g.row_pixels * SLAB;
+        memset(row, 0, sizeof(E) * g.left * SLAB);
+        memset(row + (size_t)(g.left + g.width) * SLAB, 0, sizeof(E) * (g.row_pixels - g.left - g.width) * SLAB);
     }
 }
 
-// hidden[width] += sums[32] * weights[32][width], one slab's share of squeeze-excite's first layer
+// hidden[width] += sums[SLAB] * weights[SLAB][width], one slab's share of squeeze-excite's first layer
 void reduce_slab(const SqueezeExcite &se, const float *sums, int slab, float *hidden) {
-    for (int h = 0; h < se.padded; h += 16) {
-        F acc[4];
-        for (F &a : acc) a = _mm512_setzero_ps();
-        const float *weights = se.reduce + (size_t)slab * 32 * se.padded + h;
-        for (int c = 0; c < 32; c++) acc[c % 4] = _mm512_fmadd_ps(_mm512_set1_ps(sums[c]), _mm512_loadu_ps(weights + (size_t)c * se.padded), acc[c % 4]);
-        F sum = _mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3]));
-        _mm512_storeu_ps(hidden + h, _mm512_add_ps(sum, _mm512_loadu_ps(hidden + h)));
+    for (int h = 0; h < se.padded; h += SLAB) {
+        V acc[4] = {load(hidden + h), zero(), zero(), zero()};
+        const Gate *weights = se.reduce + (size_t)slab * SLAB * se.padded + h;
+        for (int c = 0; c < SLAB; c++) acc[c % 4] = fma(all(sums[c]), load(weights + (size_t)c * se.padded), acc[c % 4]);
+        store(hidden + h, add(add(acc[0], acc[1]), add(acc[2], acc[3])));
     }
 }
 
 // the gates of one slab
-F2 gate_slab(const SqueezeExcite &se, int channels, const float *hidden, int slab) {
-    F2 sum = load2(se.gate_bias + slab * 32), other{_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int h = 0; h < se.width; h++) {
-        const F2 w = load2(se.gate + (size_t)h * channels + slab * 32);
-        const F v = _mm512_set1_ps(hidden[h]);
-        F2 &to = h % 2 ? other : sum;
-        to = {_mm512_fmadd_ps(v, w.lo, to.lo), _mm512_fmadd_ps(v, w.hi, to.hi)};
-    }
-    sum = add(sum, other);
-    return {sigmoid(sum.lo), sigmoid(sum.hi)};
-}
-
-// weights of a projection times the gates of its inputs
-void fold_gates(const Packed &packed, const float *gates, bf16 *out) {
-    const __m512i odd = _mm512_set1_epi32((int)0xffff0000), half = _mm512_set1_epi32(0x8000);
-    for (int n = 0; n < packed.blocks; n++)
-        for (int k = 0; k < packed.k_tiles; k++)
-            for (int pair = 0; pair < 16; pair++) {
-                const F even_gate = _mm512_set1_ps(gates[k * 32 + 2 * pair]), odd_gate = _mm512_set1_ps(gates[k * 32 + 2 * pair + 1]);
-                for (int q = 0; q < 2; q++) {
-                    const size_t at = ((size_t)n * packed.k_tiles + k) * 1024 + q * 512 + pair * 32;
-                    const __m512i v = _mm512_loadu_si512(packed.weights + at);
-                    const F e = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)), even_gate);
-                    const F o = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(v, odd)), odd_gate);
-                    const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(e), half), 16);
-                    const __m512i high = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(o), half), odd);
-                    _mm512_storeu_si512(out + at, _mm512_or_si512(low, high));
-                }
-            }
+V gate_slab(const SqueezeExcite &se, int channels, const float *hidden, int slab) {
+    V sum[4] = {load(se.gate_bias + slab * SLAB), zero(), zero(), zero()};
+    for (int h = 0; h < se.width; h++) sum[h % 4] = fma(all(hidden[h]), load(se.gate + (size_t)h * channels + slab * SLAB), sum[h % 4]);
+    return sigmoid(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
 }
 
 void activate(float *values, int count, int kind) {
     with_act(kind, [&](auto a) {
-        for (int i = 0; i < count; i += 16) _mm512_storeu_ps(values + i, act<decltype(a)::value>(_mm512_loadu_ps(values + i)));
+        for (int i = 0; i < count; i += SLAB) store(values + i, act<decltype(a)::value>(load(values + i)));
     });
 }
-
-// The processor's own overflow flag tells whether half precision was left in between: nothing overflows silently.
-constexpr unsigned OVERFLOW_FLAG = 8;
-INLINE void clear_overflow() { _mm_setcsr(_mm_getcsr() & ~OVERFLOW_FLAG); }
-INLINE bool overflow() { return _mm_getcsr() & OVERFLOW_FLAG; }
 
 }  // namespace
 
 // ---- image and stem ----
 
-// float32 [channels][height][width] -> bf16 zero-bordered rows of 4-channel pixels, this thread's share of rows
+// float32 [channels][height][width] -> the zero-bordered image that the stem reads, this thread's share of rows
 void phi_engine::load_image(const Work &work, const float *image) {
     const Plan &p = *work.plan;
-    const size_t plane = (size_t)p.height * p.width;
     auto [first, last] = work.share(p.height);
-    const __m512i zip_low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i zip_high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     for (int y = first; y < last; y++)
-        for (int x = 0; x < p.width; x += 16) {
-            const __mmask16 mask = p.width - x >= 16 ? 0xffff : (__mmask16)((1u << (p.width - x)) - 1);
-            __m512i channel[4];
-            for (int c = 0; c < 4; c++) {
-                channel[c] = _mm512_setzero_si512();
-                if (c < net.in_channels) {
-                    const F v = _mm512_maskz_loadu_ps(mask, image + c * plane + (size_t)y * p.width + x);
-                    channel[c] = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v));
-                }
-            }
-            const __m512i low = _mm512_or_si512(channel[0], _mm512_slli_epi32(channel[1], 16));
-            const __m512i high = _mm512_or_si512(channel[2], _mm512_slli_epi32(channel[3], 16));
-            bf16 *to = work.shared->image + ((size_t)(y + p.stem.top) * p.image_row + p.stem.left + x) * 4;
-            const int lanes = std::min(16, p.width - x) * 2;  // 4 bytes each
-            _mm512_mask_storeu_epi32(to, (__mmask16)((1u << std::min(16, lanes)) - 1), _mm512_permutex2var_epi32(low, zip_low, high));
-            if (lanes > 16) _mm512_mask_storeu_epi32(to + 32, (__mmask16)((1u << (lanes - 16)) - 1), _mm512_permutex2var_epi32(low, zip_high, high));
-        }
+        load_pixels(p.image, work.shared->image + p.image.at(y + p.stem.top, p.stem.left), image + (size_t)y * p.width, (size_t)p.height * p.width, net.in_channels, p.width);
 }
 
-// rows [first, last) of one slab of the stem's output, row by row: done(count, value), value(i) the i-th next pixel
+// rows [first, last) of one group of slabs of the stem's output, row by row: done(slab of the group, count, value), value(i) the i-th next pixel
 template <class P, class Done>
-void phi_engine::stem_rows(const Work &work, int slab, int first, int last, Done done) {
+void phi_engine::stem_rows(const Work &work, int group, int first, int last, Done done) {
     const Plan &p = *work.plan;
-    const int per_row = up(p.stem.out_width, 32) / 32;
+    const int size = piece_of(p.stem.out_width), per_row = (p.stem.out_width + size - 1) / size;
     auto rows_at = [&](int i) -> Rows {
-        const int y = first + i / per_row, x = i % per_row * 32;
-        const bf16 *at = work.shared->image + ((size_t)y * net.stem_stride * p.image_row + (size_t)x * net.stem_stride) * 4;
-        return {at, std::min(32, p.stem.out_width - x)};
+        const int y = first + i / per_row, x = i % per_row * size;
+        return {work.shared->image + p.image.at(y * net.stem_stride, x * net.stem_stride), std::min(size, p.stem.out_width - x)};
     };
     with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-        gemm((last - first) * per_row, rows_at, p.stem_taps.data(), (size_t)net.stem_stride * 8, stem, stem.block(slab), slab,
-             [&](int, int count, const float *c) __attribute__((always_inline)) {
-                 done(count, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load2(c + r * 32))); });
+        gemm((last - first) * per_row, rows_at, p.stem_taps.data(), p.image.step(net.stem_stride), stem, stem.weights, group,
+             [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
+                 done(s, count, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load(c + r * row))); });
              });
     });
 }
@@ -537,10 +451,12 @@ void phi_engine::stem_rows(const Work &work, int slab, int first, int last, Done
 // the stem's output as a map, where the first block can't take it row by row
 void phi_engine::stem_alone(const Work &work, Map out) {
     auto [first, last] = work.share(work.plan->stem.out_height);
-    for (int slab = 0; slab < stem_slabs; slab++) {
-        bf16 *to = out.data + slab * out.slab + (size_t)first * work.plan->stem.out_width * 32;
-        stem_rows<Wide>(work, slab, first, last, [&](int count, auto value) __attribute__((always_inline)) {
-            for (int r = 0; r < count; r++, to += 32) Wide::store(to, value(r));
+    for (int group = 0; group < stem.groups.count(); group++) {
+        elem *to[Groups::LARGEST];
+        for (int s = 0; s < stem.groups.width(group); s++)
+            to[s] = out.data + (stem.groups.first(group) + s) * out.slab + (size_t)first * work.plan->stem.out_width * SLAB;
+        stem_rows<Exact>(work, group, first, last, [&](int s, int count, auto value) __attribute__((always_inline)) {
+            for (int r = 0; r < count; r++, to[s] += SLAB) store(to[s], Exact::widen(value(r)));
         });
     }
     work.barrier();
@@ -551,7 +467,7 @@ void phi_engine::image_alone(const Work &work, const float *image, Map out) {
     const int pixels = work.plan->height * work.plan->width;
     auto [first, last] = work.share(pixels);
     for (int c = 0; c < net.in_channels; c++)
-        for (int i = first; i < last; i++) out.data[c / 32 * out.slab + (size_t)i * 32 + c % 32] = to_bf16(image[(size_t)c * pixels + i]);
+        for (int i = first; i < last; i++) out.data[c / SLAB * out.slab + (size_t)i * SLAB + c % SLAB] = to_elem(image[(size_t)c * pixels + i]);
     work.barrier();
 }
 
@@ -563,95 +479,108 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
     const phi_block &it = block.it;
     const Geometry &g = work.plan->blocks[index];
     const bool from_stem = in.data == nullptr;
-    const size_t ring_size = (size_t)g.ring_rows * g.row_pixels * 32;
-    uint16_t *const ring = work.own->ring;
-    for (int i = 0; i < (g.whole ? images : 1); i++) zero_borders(ring + i * ring_size, g);
+    const size_t ring_size = g.ring_size();
+    using Elem = typename P::Elem;
+    Elem *const rings = (Elem *)work.own->ring;  // [slab of the group][image]
+    const Groups groups{block.slabs_mid};
+    const int in_ring = g.whole ? images : 1;
+    for (int i = 0; i < in_ring * std::min(Groups::LARGEST, groups.slabs); i++) zero_borders(rings + i * ring_size, g);
     if (it.w_se) memset(work.own->hidden, 0, sizeof(float) * images * block.se.padded);
 
     DepthwiseJob job{};
     job.row_pixels = g.row_pixels, job.row_mask = g.ring_rows - 1;
     job.activation = net.activation, job.out_width = g.out_width;
     const auto offsets = steps(in, block.slabs_in);
-    const Depthwise run = depthwise_for<P>(it.kernel, it.stride, g.out_width);
+    const Depthwise run = depthwise_for<typename P::Lane>(it.kernel, it.stride, g.out_width);
     const int taps = it.kernel * it.kernel;
 
-    // input rows [first, last) of `count` images from the image-th on, into as many rings
-    auto produce = [&](int slab, int image, int count, int first, int last) {
+    // input rows [first, last) of `count` images from the image-th on, into as many rings of each slab of the group
+    auto produce = [&](int group, int image, int count, int first, int last) {
         const int m0 = first * g.width, m1 = (count - 1) * g.pixels() + last * g.width;
-        RingCursor<P> cursor(ring, ring_size, g, first);
+        RingCursor<P> cursors[Groups::LARGEST];
+        for (int s = 0; s < groups.width(group); s++) cursors[s] = {rings + s * in_ring * ring_size, ring_size, &g, first};
         if (from_stem) {
-            stem_rows<P>(work, slab, first, last, [&](int n, auto value) __attribute__((always_inline)) { cursor.put(n, value); });
+            stem_rows<P>(work, group, first, last, [&](int s, int n, auto value) __attribute__((always_inline)) { cursors[s].put(n, value); });
             return;
         }
         if (!block.expands) {
-            const bf16 *from = in.data + slab * in.slab + ((size_t)image * g.pixels() + m0) * 32;
-            cursor.put(m1 - m0, [&](int r) __attribute__((always_inline)) { return P::from(unpack_bf16(_mm512_loadu_si512(from + (size_t)r * 32))); });
+            for (int s = 0; s < groups.width(group); s++) {
+                const elem *from = in.data + (groups.first(group) + s) * in.slab + ((size_t)image * g.pixels() + m0) * SLAB;
+                cursors[s].put(m1 - m0, [&](int r) __attribute__((always_inline)) { return P::from(load(from + (size_t)r * SLAB)); });
+            }
             return;
         }
-        const bf16 *from = in.data + (size_t)image * g.pixels() * 32;
-        auto rows_at = [&](int i) -> Rows { return {from + (size_t)(m0 + i * 32) * 32, std::min(32, m1 - m0 - i * 32)}; };
+        const elem *from = in.data + (size_t)image * g.pixels() * SLAB;
+        const int size = piece_of(m1 - m0);
+        auto rows_at = [&](int i) -> Rows { return {from + (size_t)(m0 + i * size) * SLAB, std::min(size, m1 - m0 - i * size)}; };
         with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((m1 - m0 + 31) / 32, rows_at, offsets.data(), 64, block.expand, block.expand.block(slab), slab,
-                 [&](int, int n, const float *c) __attribute__((always_inline)) {
-                     cursor.put(n, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load2(c + r * 32))); });
+            gemm((m1 - m0 + size - 1) / size, rows_at, offsets.data(), SLAB, block.expand, block.expand.weights, group,
+                 [&](int, int s, int n, const float *c, int row) __attribute__((always_inline)) {
+                     cursors[s].put(n, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load(c + r * row))); });
                  });
         });
     };
-    // output rows [first, last) of one image, a band at a time
-    auto banded = [&](int slab, int image, int first, int last) {
+    // fn(ring, slab) for each slab of a group
+    auto each_slab = [&](int group, int image, auto fn) {
+        for (int s = 0; s < groups.width(group); s++) fn(rings + (s * in_ring + image) * ring_size, groups.first(group) + s);
+    };
+    auto convolve = [&](Elem *ring, int slab, int image, int first, int last, float *sum) {
+        if constexpr (std::is_same_v<P, Fast> && HALF) {
+            job.weights = block.fast + (size_t)slab * taps * SLAB, job.bias = block.fast_bias + slab * SLAB;
+        } else {
+            job.weights = block.exact + (size_t)slab * taps * SLAB, job.bias = block.exact_bias + slab * SLAB;
+        }
+        job.out = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
+        job.ring = ring, job.first = first, job.last = last;
+        job.sum = it.w_se ? sum : nullptr;
+        run(job);
+    };
+    // output rows [first, last) of one image, a band at a time; sums: [slab of the group][SLAB]
+    auto banded = [&](int group, int image, int first, int last, float (*sums)[SLAB]) {
         const int band_in = g.band * it.stride;
         const int end = std::min(g.height, (last - 1) * it.stride - g.top + it.kernel);  // input rows that these outputs need
         int next = std::max(0, first * it.stride - g.top);
-        for (int y = first * it.stride - g.top; y < 0; y++) zero_row(ring, g, y);
+        for (int y = first * it.stride - g.top; y < 0; y++) each_slab(group, 0, [&](Elem *ring, int) { zero_row(ring, g, y); });
         for (int y = first; y < last; y += g.band) {
             const int stop = std::min(last, y + g.band), need = (stop - 1) * it.stride - g.top + it.kernel;
             if (std::min(need, g.height) > next) {
                 const int to = std::min(end, next + up(std::min(need, g.height) - next, band_in));
-                produce(slab, image, 1, next, to);
+                produce(group, image, 1, next, to);
                 next = to;
             }
-            for (int below = g.height; below < need; below++) zero_row(ring, g, below);
-            job.ring = ring, job.first = y, job.last = stop;
-            run(job);
+            for (int below = g.height; below < need; below++) each_slab(group, 0, [&](Elem *ring, int) { zero_row(ring, g, below); });
+            each_slab(group, 0, [&](Elem *ring, int slab) { convolve(ring, slab, image, y, stop, sums[slab - groups.first(group)]); });
         }
     };
 
-    // a unit is a slab, or part of its rows where the slabs alone don't share out well
+    // a unit is a group of slabs, or part of its rows where the groups alone don't share out well
     int parts = 1;
     if (work.size > 1)
-        while (parts < 4 && up(block.slabs_mid * parts, work.size) * 10 > block.slabs_mid * parts * 11 && g.out_height >= 8 * parts) parts *= 2;
-    auto [first_unit, last_unit] = work.share(block.slabs_mid * parts);
+        while (parts < 4 && up(groups.count() * parts, work.size) * 10 > groups.count() * parts * 11 && g.out_height >= 8 * parts) parts *= 2;
+    auto [first_unit, last_unit] = work.share(groups.count() * parts);
     for (int unit = first_unit; unit < last_unit; unit++) {
-        const int slab = unit / parts, part = unit % parts;
+        const int group = unit / parts, part = unit % parts;
         const int first = g.out_height * part / parts, last = g.out_height * (part + 1) / parts;
-        alignas(64) float sums[GROUP][32] = {};
-        if constexpr (sizeof(typename P::Weight) == 2) {
-            job.weights = block.half + (size_t)slab * taps * 32, job.bias = block.half_bias + slab * 32;
+        alignas(64) float sums[GROUP][Groups::LARGEST][SLAB] = {};
+        if (g.whole && parts == 1 && images > 1) {  // all images at once
+            for (int i = 0; i < images; i++)
+                each_slab(group, i, [&](Elem *ring, int) {
+                    for (int y = -g.top; y < 0; y++) zero_row(ring, g, y);
+                    for (int y = g.height; y < (g.out_height - 1) * it.stride - g.top + it.kernel; y++) zero_row(ring, g, y);
+                });
+            produce(group, 0, images, 0, g.height);
+            for (int i = 0; i < images; i++)
+                each_slab(group, i, [&](Elem *ring, int slab) { convolve(ring, slab, i, 0, g.out_height, sums[i][slab - groups.first(group)]); });
         } else {
-            job.weights = block.wide + (size_t)slab * taps * 32, job.bias = block.wide_bias + slab * 32;
+            for (int i = 0; i < images; i++) banded(group, i, first, last, sums[i]);
         }
-        const bool together = g.whole && parts == 1 && images > 1;
-        if (together) {
-            for (int i = 0; i < images; i++) {
-                for (int y = -g.top; y < 0; y++) zero_row(ring + i * ring_size, g, y);
-                for (int y = g.height; y < (g.out_height - 1) * it.stride - g.top + it.kernel; y++) zero_row(ring + i * ring_size, g, y);
-            }
-            produce(slab, 0, images, 0, g.height);
-        }
-        for (int i = 0; i < images; i++) {
-            job.out = mid.data + slab * mid.slab + (size_t)i * g.out_pixels() * 32;
-            job.sum = it.w_se ? sums[i] : nullptr;
-            if (together) {
-                job.ring = ring + i * ring_size, job.first = 0, job.last = g.out_height;
-                run(job);
-            } else {
-                banded(slab, i, first, last);
-            }
-            if (it.w_se) {
-                for (float &sum : sums[i]) sum /= (float)g.out_pixels();
-                reduce_slab(block.se, sums[i], slab, work.own->hidden + (size_t)i * block.se.padded);
-            }
-        }
+        if (it.w_se)
+            for (int i = 0; i < images; i++)
+                for (int s = 0; s < groups.width(group); s++) {
+                    float *sum = sums[i][s];
+                    for (int c = 0; c < SLAB; c++) sum[c] /= (float)g.out_pixels();
+                    reduce_slab(block.se, sum, groups.first(group) + s, work.own->hidden + (size_t)i * block.se.padded);
+                }
     }
 }
 
@@ -665,9 +594,9 @@ void phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out
     const Packed &conv = block.expands ? block.expand : block.project;
     const Map to = block.expands ? mid : out;
     const bool adds = !block.expands && it.skips;
-    bf16 *const rows = work.own->ring;
-    const size_t slab_size = (size_t)g.ring_rows * g.row_pixels * 32;
-    const int per_row = up(g.out_width, 32) / 32;
+    elem *const rows = (elem *)work.own->ring;
+    const size_t slab_size = g.ring_size();
+    const int size = piece_of(g.out_width), per_row = (g.out_width + size - 1) / size;
     if (it.w_se) memset(work.own->hidden, 0, sizeof(float) * images * block.se.padded);
     for (int s = 0; s < block.slabs_in; s++) zero_borders(rows + s * slab_size, g);
 
@@ -678,40 +607,44 @@ void phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out
             for (int s = 0; s < block.slabs_in; s++)
                 for (int r = 0; r < (stop - y - 1) * it.stride + it.kernel; r++) {
                     const int from = y * it.stride - g.top + r;
-                    bf16 *row = rows + s * slab_size + ((size_t)r * g.row_pixels + g.left) * 32;
+                    elem *row = rows + s * slab_size + ((size_t)r * g.row_pixels + g.left) * SLAB;
                     if (from < 0 || from >= g.height)
-                        memset(row, 0, (size_t)g.width * 64);
+                        memset(row, 0, sizeof(elem) * g.width * SLAB);
                     else
-                        memcpy(row, in.data + s * in.slab + ((size_t)image * g.pixels() + (size_t)from * g.width) * 32, (size_t)g.width * 64);
+                        memcpy(row, in.data + s * in.slab + ((size_t)image * g.pixels() + (size_t)from * g.width) * SLAB, sizeof(elem) * g.width * SLAB);
                 }
             auto rows_at = [&](int i) -> Rows {
-                const int line = i / per_row, x = i % per_row * 32;
-                return {rows + ((size_t)line * it.stride * g.row_pixels + (size_t)x * it.stride) * 32, std::min(32, g.out_width - x)};
+                const int line = i / per_row, x = i % per_row * size;
+                return {rows + ((size_t)line * it.stride * g.row_pixels + (size_t)x * it.stride) * SLAB, std::min(size, g.out_width - x)};
             };
-            for (int n = 0; n < conv.blocks; n++) {
-                const size_t start = ((size_t)image * g.out_pixels() + (size_t)y * g.out_width) * 32;
-                bf16 *write = to.data + n * to.slab + start;
-                const bf16 *read = adds ? in.data + n * in.slab + start : nullptr;
-                F2 sum{_mm512_setzero_ps(), _mm512_setzero_ps()};
+            const size_t start = ((size_t)image * g.out_pixels() + (size_t)y * g.out_width) * SLAB;
+            for (int group = 0; group < conv.groups.count(); group++) {
+                const int first_slab = conv.groups.first(group), width = conv.groups.width(group);
+                size_t at[Groups::LARGEST];
+                V sum[Groups::LARGEST];
+                for (int s = 0; s < width; s++) at[s] = start, sum[s] = zero();
                 with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-                    gemm((stop - y) * per_row, rows_at, g.taps.data(), (size_t)it.stride * 64, conv, conv.block(n), n,
-                         [&](int, int count, const float *c) __attribute__((always_inline)) {
-                             for (int r = 0; r < count; r++, write += 32) {
-                                 F2 v = P::widen(act<decltype(a)::value>(P::from(load2(c + r * 32))));
-                                 if (it.w_se) sum = add(sum, v);
-                                 if (adds) {
-                                     v = add(v, unpack_bf16(_mm512_loadu_si512(read)));
-                                     read += 32;
-                                 }
-                                 _mm512_storeu_si512(write, pack_bf16(v));
+                    gemm((stop - y) * per_row, rows_at, g.taps.data(), (size_t)it.stride * SLAB, conv, conv.weights, group,
+                         [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
+                             elem *write = to.data + (first_slab + s) * to.slab + at[s];
+                             const elem *read = in.data + (adds ? (first_slab + s) * in.slab + at[s] : 0);
+                             V total = sum[s];
+                             for (int r = 0; r < count; r++, write += SLAB, read += SLAB) {
+                                 V v = P::widen(act<decltype(a)::value>(P::from(load(c + r * row))));
+                                 if (it.w_se) total = add(total, v);
+                                 if (adds) v = add(v, load(read));
+                                 store(write, v);
                              }
+                             sum[s] = total;
+                             at[s] += (size_t)count * SLAB;
                          });
                 });
                 if (it.w_se) {
-                    alignas(64) float mean[32];
-                    const F scale = _mm512_set1_ps(1.f / (float)g.out_pixels());
-                    store2(mean, mul(sum, {scale, scale}));
-                    reduce_slab(block.se, mean, n, work.own->hidden + (size_t)image * block.se.padded);
+                    for (int s = 0; s < width; s++) {
+                        alignas(64) float mean[SLAB];
+                        store(mean, mul(sum[s], all(1.f / (float)g.out_pixels())));
+                        reduce_slab(block.se, mean, first_slab + s, work.own->hidden + (size_t)image * block.se.padded);
+                    }
                 }
             }
         }
@@ -720,11 +653,11 @@ void phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out
 
 // ---- squeeze-excite: gates from the sums; they scale the map or, for large maps, the projection's weights ----
 
-void phi_engine::squeeze_excite(const Work &work, int index, Map mid, int images, const bf16 **project_weights) {
+void phi_engine::squeeze_excite(const Work &work, int index, Map mid, int images, const elem **project_weights) {
     Block &block = *blocks[index];
     const SqueezeExcite &se = block.se;
     const Geometry &g = work.plan->blocks[index];
-    const int channels = block.slabs_mid * 32;
+    const int channels = block.slabs_mid * SLAB;
     std::vector<float> sums(se.padded);
     float *const hidden = sums.data();
     auto [first, last] = work.share(block.slabs_mid);
@@ -736,66 +669,64 @@ void phi_engine::squeeze_excite(const Work &work, int index, Map mid, int images
         }
         activate(hidden, se.padded, net.activation);
         if (g.folds) {
-            for (int slab = 0; slab < block.slabs_mid; slab++) store2(work.own->gates + slab * 32, gate_slab(se, channels, hidden, slab));
+            for (int slab = 0; slab < block.slabs_mid; slab++) store(work.own->gates + slab * SLAB, gate_slab(se, channels, hidden, slab));
             fold_gates(block.project, work.own->gates, work.own->weights);
             *project_weights = work.own->weights;
             continue;
         }
         for (int slab = first; slab < last; slab++) {
-            const F2 gate = gate_slab(se, channels, hidden, slab);
-            bf16 *map = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * 32;
-            for (int i = 0; i < g.out_pixels(); i++, map += 32) _mm512_storeu_si512(map, pack_bf16(mul(unpack_bf16(_mm512_loadu_si512(map)), gate)));
+            const V gate = gate_slab(se, channels, hidden, slab);
+            elem *map = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
+            for (int i = 0; i < g.out_pixels(); i++, map += SLAB) store(map, mul(load(map), gate));
         }
     }
     if (!g.folds) work.barrier();
 }
 
-void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, int images, const bf16 *weights) {
+void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, int images, const elem *weights) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
-    const int pixels = images * g.out_pixels(), tiles = up(pixels, 32) / 32;
+    const int pixels = images * g.out_pixels(), size = piece_of(pixels), pieces = (pixels + size - 1) / size;
     // share out pixels where there are many, else outputs
-    const bool by_pixels = tiles >= 4 * work.size;
-    auto [tile0, tile1] = by_pixels ? work.share(tiles) : std::pair<int, int>(0, tiles);
-    auto [n0, n1] = by_pixels ? std::pair<int, int>(0, block.project.blocks) : work.share(block.project.blocks);
-    const int m0 = tile0 * 32, m1 = std::min(pixels, tile1 * 32);
+    const bool by_pixels = pieces >= 4 * work.size;
+    const Groups groups = block.project.groups;
+    auto [piece0, piece1] = by_pixels ? work.share(pieces) : std::pair<int, int>(0, pieces);
+    auto [group0, group1] = by_pixels ? std::pair<int, int>(0, groups.count()) : work.share(groups.count());
     const auto offsets = steps(mid, block.slabs_mid);
-    auto rows_at = [&](int i) -> Rows { return {mid.data + (size_t)(m0 + i * 32) * 32, std::min(32, m1 - m0 - i * 32)}; };
-    for (int n = n0; n < n1; n++) {
-        bf16 *write = out.data + n * out.slab + (size_t)m0 * 32;
-        const bf16 *read = block.it.skips ? in.data + n * in.slab + (size_t)m0 * 32 : nullptr;
+    for (int group = group0; group < group1; group++)
         with_act(block.it.project_acts ? net.activation : PHI_NONE, [&](auto a) __attribute__((always_inline)) {
-            gemm((m1 - m0 + 31) / 32, rows_at, offsets.data(), 64, block.project, weights + (size_t)n * block.project.k_tiles * 1024, n,
-                 [&](int, int count, const float *c) __attribute__((always_inline)) {
-                     if (read) {
+            auto rows_at = [&](int i) -> Rows {
+                const int at = (piece0 + i) * size;
+                return {mid.data + (size_t)at * SLAB, std::min(size, pixels - at)};
+            };
+            gemm(piece1 - piece0, rows_at, offsets.data(), SLAB, block.project, weights, group,
+                 [&](int i, int s, int count, const float *c, int row) __attribute__((always_inline)) {
+                     const size_t slab = groups.first(group) + s, at = (size_t)(piece0 + i) * size * SLAB;
+                     elem *write = out.data + slab * out.slab + at;
+                     if (block.it.skips) {
+                         const elem *read = in.data + slab * in.slab + at;
 #pragma GCC unroll 4
-                         for (int r = 0; r < count; r++) {
-                             const F2 v = add(act<decltype(a)::value>(load2(c + r * 32)), unpack_bf16(_mm512_loadu_si512(read + r * 32)));
-                             _mm512_storeu_si512(write + r * 32, pack_bf16(v));
-                         }
-                         read += 32 * 32;
+                         for (int r = 0; r < count; r++) store(write + r * SLAB, add(act<decltype(a)::value>(load(c + r * row)), load(read + r * SLAB)));
                      } else {
 #pragma GCC unroll 4
-                         for (int r = 0; r < count; r++) _mm512_storeu_si512(write + r * 32, pack_bf16(act<decltype(a)::value>(load2(c + r * 32))));
+                         for (int r = 0; r < count; r++) store(write + r * SLAB, act<decltype(a)::value>(load(c + r * row)));
                      }
-                     write += 32 * 32;
                  });
         });
-    }
 }
 
 void phi_engine::run_block(const Work &work, int index, Map in, Map out, int images) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
-    const Map mid{work.shared->mid, (size_t)images * g.out_pixels() * 32};
-    const bf16 *weights = block.project.weights;
+    const Map mid{work.shared->mid, (size_t)images * g.out_pixels() * SLAB};
+    const elem *weights = block.project.weights;
     clear_overflow();
     if (block.it.kind == PHI_DEPTHWISE) {
-        block.is_wide ? depthwise_units<Wide>(work, index, in, mid, images) : depthwise_units<Half>(work, index, in, mid, images);
+        block.is_wide ? depthwise_units<Exact>(work, index, in, mid, images) : depthwise_units<Fast>(work, index, in, mid, images);
     } else {
         // half precision only pays where the activation is costly
         const bool half = !block.is_wide && net.activation == PHI_SILU;
-        half ? full_rows<Half>(work, index, in, mid, out, images) : full_rows<Wide>(work, index, in, mid, out, images);
+        half ? full_rows<Fast>(work, index, in, mid, out, images) : full_rows<Exact>(work, index, in, mid, out, images);
     }
     if (overflow() && !block.is_wide) block.overflowed = true;
     work.barrier();
@@ -811,37 +742,46 @@ template <class P>
 void phi_engine::run_head(const Work &work, Map in, int images, int first_in_chunk, float *features) {
     const Plan &p = *work.plan;
     const int pixels = p.feature_pixels, stride = p.features;
-    const F scale = _mm512_set1_ps(1.f / (float)pixels);
-    F2 sum{_mm512_setzero_ps(), _mm512_setzero_ps()};
-    int pixel = 0, image = 0;
-    auto put = [&](int n, F2 v) __attribute__((always_inline)) {
-        sum = add(sum, v);
-        if (features) {
-            alignas(64) float channel[32];
-            store2(channel, v);
-            for (int c = 0; c < std::min(32, last_width - n * 32); c++)
-                features[((size_t)image * last_width + n * 32 + c) * pixels + pixel] = channel[c];
-        }
-        if (++pixel < pixels) return;
-        const F2 mean = mul(sum, {scale, scale});
-        store2(work.shared->embedding + (size_t)(first_in_chunk + image) * stride + n * 32, mean);
-        _mm512_storeu_si512(work.shared->pooled + ((size_t)n * CHUNK + first_in_chunk + image) * 32, pack_bf16(mean));
-        sum = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-        pixel = 0, image++;
+    // pixel after pixel of each slab of a group
+    struct Place {
+        V sum;
+        int pixel, image;
     };
-    auto [n0, n1] = work.share(p.features / 32);
+    auto put = [&](Place &at, int slab, V v) __attribute__((always_inline)) {
+        at.sum = add(at.sum, v);
+        if (features) {
+            alignas(64) float channel[SLAB];
+            store(channel, v);
+            for (int c = 0; c < std::min(SLAB, last_width - slab * SLAB); c++)
+                features[((size_t)at.image * last_width + slab * SLAB + c) * pixels + at.pixel] = channel[c];
+        }
+        if (++at.pixel < pixels) return;
+        const V mean = mul(at.sum, all(1.f / (float)pixels));
+        store(work.shared->embedding + (size_t)(first_in_chunk + at.image) * stride + slab * SLAB, mean);
+        store(work.shared->pooled + ((size_t)slab * CHUNK + first_in_chunk + at.image) * SLAB, mean);
+        at = {zero(), 0, at.image + 1};
+    };
+    const Groups groups{p.features / SLAB};
+    auto [first, last] = work.share(groups.count());
     const auto offsets = steps(in, head.k_tiles);
-    auto rows_at = [&](int i) -> Rows { return {in.data + (size_t)i * 32 * 32, std::min(32, images * pixels - i * 32)}; };
-    for (int n = n0; n < n1; n++) {
-        pixel = image = 0;
+    const int total = images * pixels, size = piece_of(total);
+    auto rows_at = [&](int i) -> Rows { return {in.data + (size_t)i * size * SLAB, std::min(size, total - i * size)}; };
+    for (int group = first; group < last; group++) {
+        const int slab = groups.first(group);
+        Place places[Groups::LARGEST];
+        for (Place &at : places) at = {zero(), 0, 0};
         if (!net.head_width) {
-            for (int r = 0; r < images * pixels; r++) put(n, unpack_bf16(_mm512_loadu_si512(in.data + n * in.slab + (size_t)r * 32)));
+            for (int s = 0; s < groups.width(group); s++)
+                for (int r = 0; r < total; r++) put(places[s], slab + s, load(in.data + (slab + s) * in.slab + (size_t)r * SLAB));
             continue;
         }
         with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((images * pixels + 31) / 32, rows_at, offsets.data(), 64, head, head.block(n), n, [&](int, int count, const float *c) __attribute__((always_inline)) {
-                for (int r = 0; r < count; r++) put(n, P::widen(act<decltype(a)::value>(P::from(load2(c + r * 32)))));
-            });
+            gemm((total + size - 1) / size, rows_at, offsets.data(), SLAB, head, head.weights, group,
+                 [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
+                     Place at = places[s];
+                     for (int r = 0; r < count; r++) put(at, slab + s, P::widen(act<decltype(a)::value>(P::from(load(c + r * row)))));
+                     places[s] = at;
+                 });
         });
     }
 }
@@ -855,20 +795,16 @@ void phi_engine::classify(const Work &work, int count, float *logits, float *emb
             memcpy(embedding + (size_t)i * last_width, work.shared->embedding + (size_t)i * p.features, sizeof(float) * last_width);
     }
     if (!logits || !net.num_classes) return;
-    const auto offsets = steps({work.shared->pooled, CHUNK * 32}, classifier.k_tiles);
-    auto rows_at = [&](int i) -> Rows { return {work.shared->pooled + (size_t)i * 32 * 32, std::min(32, count - i * 32)}; };
-    auto [n0, n1] = work.share(classifier.blocks);
-    for (int n = n0; n < n1; n++) {
-        const int width = std::min(32, net.num_classes - n * 32);
-        const __mmask16 low = (__mmask16)((1u << std::min(16, width)) - 1), high = width > 16 ? (__mmask16)((1u << (width - 16)) - 1) : 0;
-        gemm((count + 31) / 32, rows_at, offsets.data(), 64, classifier, classifier.block(n), n, [&](int i, int rows, const float *c) {
-            for (int r = 0; r < rows; r++) {
-                float *to = logits + (size_t)(i * 32 + r) * net.num_classes + n * 32;
-                _mm512_mask_storeu_ps(to, low, _mm512_loadu_ps(c + r * 32));
-                if (high) _mm512_mask_storeu_ps(to + 16, high, _mm512_loadu_ps(c + r * 32 + 16));
-            }
-        });
-    }
+    const auto offsets = steps({work.shared->pooled, (size_t)CHUNK * SLAB}, classifier.k_tiles);
+    const int size = piece_of(count);
+    auto rows_at = [&](int i) -> Rows { return {work.shared->pooled + (size_t)i * size * SLAB, std::min(size, count - i * size)}; };
+    auto [first, last] = work.share(classifier.groups.count());
+    for (int group = first; group < last; group++)
+        gemm((count + size - 1) / size, rows_at, offsets.data(), SLAB, classifier, classifier.weights, group,
+             [&](int i, int s, int rows, const float *c, int row) {
+                 const int from = (classifier.groups.first(group) + s) * SLAB, width = std::min(SLAB, net.num_classes - from);
+                 for (int r = 0; r < rows; r++) memcpy(logits + (size_t)(i * size + r) * net.num_classes + from, c + r * row, sizeof(float) * width);
+             });
 }
 
 // ---- a whole run ----
@@ -885,29 +821,29 @@ void phi_engine::images_through(const Work &work, const float *images, int count
         Map in{nullptr, 0};
         int side = 0;
         if (!streams) {
-            in = {work.shared->map[side], (size_t)p.stem.out_pixels() * 32};
+            in = {work.shared->map[side], (size_t)p.stem.out_pixels() * SLAB};
             side ^= 1;
             net.stem_width ? stem_alone(work, in) : image_alone(work, images + image * image_size, in);
         }
         for (int i = 0; i < p.grouped; i++) {
             const size_t pixels = p.blocks[i].out_pixels();
-            Map out{work.shared->map[side], pixels * 32};
-            if (i == p.grouped - 1) out = {work.shared->group[0] + (size_t)image * pixels * 32, (size_t)count * pixels * 32};
+            Map out{work.shared->map[side], pixels * SLAB};
+            if (i == p.grouped - 1) out = {work.shared->group[0] + (size_t)image * pixels * SLAB, (size_t)count * pixels * SLAB};
             run_block(work, i, in, out, 1);
             in = out;
             side ^= 1;
         }
     }
-    Map in{work.shared->group[0], (size_t)count * p.blocks[p.grouped - 1].out_pixels() * 32};
+    Map in{work.shared->group[0], (size_t)count * p.blocks[p.grouped - 1].out_pixels() * SLAB};
     int side = 1;
     for (int i = p.grouped; i < total; i++) {
-        const Map out{work.shared->group[side], (size_t)count * p.blocks[i].out_pixels() * 32};
+        const Map out{work.shared->group[side], (size_t)count * p.blocks[i].out_pixels() * SLAB};
         run_block(work, i, in, out, count);
         in = out;
         side ^= 1;
     }
     clear_overflow();
-    head_wide ? run_head<Wide>(work, in, count, first_in_chunk, features) : run_head<Half>(work, in, count, first_in_chunk, features);
+    head_wide ? run_head<Exact>(work, in, count, first_in_chunk, features) : run_head<Fast>(work, in, count, first_in_chunk, features);
     if (overflow() && !head_wide) head_overflowed = true;
 }
 
@@ -918,8 +854,8 @@ void phi_engine::pass(const float *images, int batch, float *logits, float *embe
     const int each = batch / threads, together = batch - each * threads;  // whole images for each thread; the rest together
     team->run([&](int id) {
         const unsigned csr = _mm_getcsr();
-        _mm_setcsr(0x1f80);  // round to nearest, no traps, flags clear
-        amx_begin();
+        _mm_setcsr(MXCSR);
+        begin();
         auto stretch = [&](const Work &work, int from, int count) {
             for (int chunk = 0; chunk < count; chunk += CHUNK) {
                 const int size = std::min(CHUNK, count - chunk);
@@ -938,7 +874,7 @@ void phi_engine::pass(const float *images, int batch, float *logits, float *embe
             if (threads > 1) team->barrier();
             stretch(Work{id, threads, team.get(), &p.buffers[0], &p.scratch[id], &p}, each * threads, together);
         }
-        amx_end();
+        end();
         _mm_setcsr(csr);
     });
 }
@@ -975,13 +911,11 @@ int guarded(char *error, int size, Fn fn) {
 
 int phi_abi(void) { return PHI_ABI; }
 
+int phi_permit(char *error, int error_size) { return guarded(error, error_size, permit); }
+
 phi_engine *phi_create(const phi_network *network, char *error, int error_size) {
     phi_engine *engine = nullptr;
-    guarded(error, error_size, [&] {
-        constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
-        if (syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)) throw std::runtime_error("the system does not permit the use of AMX tiles");
-        engine = new phi_engine(*network);
-    });
+    guarded(error, error_size, [&] { engine = new phi_engine(*network); });
     return engine;
 }
 

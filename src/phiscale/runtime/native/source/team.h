@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -23,16 +24,19 @@ class Signal {
         changed_.notify_all();
     }
     void wait_beyond(unsigned seen) {
-        for (int spin = 0; spin < SPINS; spin++) {
-            if (value() != seen) return;
-            _mm_pause();
-        }
+        const auto until = std::chrono::steady_clock::now() + SPIN;  // a pause takes from 10 to 140 cycles, so it is time that counts
+        do {
+            for (int i = 0; i < 32; i++) {
+                if (value() != seen) return;
+                _mm_pause();
+            }
+        } while (std::chrono::steady_clock::now() < until);
         std::unique_lock<std::mutex> lock(mutex_);
         changed_.wait(lock, [&] { return value() != seen; });
     }
 
   private:
-    static constexpr int SPINS = 2000;  // about 0.1 ms, several times the wait between two phases of a block
+    static constexpr std::chrono::microseconds SPIN{200};  // several times the wait between two phases of a block, and what waking costs
     std::atomic<unsigned> value_{0};
     std::mutex mutex_;
     std::condition_variable changed_;
