@@ -67,7 +67,7 @@ class Changes(TypedDict, total=False):
     confidence
         noisy_student: a pseudo-label counts where the teacher is surer than this.
     a_class
-        noisy_student: images with pseudo-labels of each class; 0: as many as of the class that has the most.
+        noisy_student: images with pseudo-labels of each class; 0: the mean over the classes.
     """
 
     optimizer: Literal["sgd", "adamw", "rmsprop"]

@@ -25,6 +25,8 @@ from phiscale.errors import ArgumentError, RunError, StoppedError
 from phiscale.jobs.changes import Changes
 from phiscale.jobs.choose import choose_design, scaled_design
 from phiscale.jobs.lock import locked
+from phiscale.jobs.noisy_student import TABLE, PseudoLabels, label, read, unlabelled_files, with_labels, write
+from phiscale.jobs.noisy_student import targets as pseudo_targets
 from phiscale.jobs.run import (
     BUNDLE,
     DESIGN,
@@ -49,6 +51,7 @@ from phiscale.training.compute import Precision
 from phiscale.training.processes import TIMEOUT, Processes, processes
 from phiscale.training.recipes import named, read_recipe
 from phiscale.training.stop import Stop
+from phiscale.training.teacher import load_teacher
 from phiscale.version import VERSION
 from phiscale.weights import create_model
 from phiscale.weights.models import Loaded, load_weights
@@ -264,21 +267,32 @@ class _Fit:
         self.weights = self.asked.weights or ("none" if recipe.from_random else "auto")
         self.loaded = self.load(design)
         recipe = self.recipe_as_asked(recipe)
+        if bool(recipe.pseudo.rounds) != (self.asked.unlabelled is not None):
+            raise ArgumentError("the recipe noisy_student and --unlabelled FOLDER, its images without labels, need each other")
+        if recipe.pseudo.rounds and self.asked.minutes is not None:
+            raise ArgumentError("--minutes are for one training, and noisy_student is several; give --epochs")
         network = create_model(
             design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
             weights=self.weights_or_none(), seed=self.asked.seed,
         )  # fmt: skip
         design = replace(design, spec=network.spec)
+        taught_by = load_teacher(recipe.loss.distill, classes=found.classes, preprocess=preprocess) if recipe.loss.distill else None
         found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
         self.check(found)
         self.clock("data")
         if self.processes.main:
             self.begin(found, design, recipe, held)
         self.begun = True
+        targets = None
+        if recipe.pseudo.rounds:
+            labels = self.pseudo_labels(found, design, recipe)
+            found, cache = open_images(with_labels(found, labels), preprocess=preprocess)
+            targets = pseudo_targets(found.splits["train"], labels, len(found.classes))
+            self.clock("teacher")
         outcome = train(
             network, found, recipe=recipe, compute=self.compute, preprocess=preprocess, folder=self.folder, seed=self.asked.seed,
             seconds=self.seconds_to_train(), cache=cache, workers=self.asked.workers, processes=self.processes, stop=self.stop,
-            tensorboard=self.asked.tensorboard, progress=self.watch.progress, say=self.watch.say,
+            tensorboard=self.asked.tensorboard, targets=targets, teacher=taught_by, progress=self.watch.progress, say=self.watch.say,
         )  # fmt: skip
         self.clock("train")
         if not self.processes.main:
@@ -411,6 +425,39 @@ class _Fit:
         self.write_about()
         self.watch.began(self.folder)
 
+    def pseudo_labels(self, found: ImageSet, design: Design, recipe: Recipe) -> PseudoLabels:
+        """A teacher's labels for the unlabelled images: what the folder has of them, else of a teacher that is trained first."""
+        table = self.folder / TABLE
+        if not self.processes.decide(table.is_file):
+            teacher = self.teacher(recipe)
+            if Run(teacher).design.cost.params > design.cost.params:
+                self.watch.say(f"the teacher {teacher} is larger than its student, which Noisy Student's are not")
+            files = self.processes.decide(lambda: unlabelled_files(Path(self.asked.unlabelled or ""), found))
+            labels = label(
+                teacher, files, classes=found.classes, how=recipe.pseudo, processes=self.processes,
+                progress=lambda done, total: self.watch.progress("labelling", done, total),
+            )  # fmt: skip
+            self.watch.say(f"the teacher {teacher} is sure of {len(labels.files)} of {labels.seen} images without labels")
+            if self.processes.main:
+                write(table, labels, found.classes)
+        return self.processes.decide(lambda: read(table, found.classes))
+
+    def teacher(self, recipe: Recipe) -> Path:
+        """The run whose labels this student learns from: one that was named, or one inside this folder, trained first."""
+        first, named_one = recipe.pseudo.rounds == 1, self.asked.teacher
+        if first and named_one is not None and (Path(named_one) / RUN).is_file():
+            return Path(named_one)
+        folder, watch = self.folder / "teacher", _Nested(self.watch, "teacher: ")
+        if self.processes.decide((folder / RUN).is_file):
+            return resume(folder, workers=self.asked.workers, watch=watch).folder
+        network = named_one if first and named_one is not None else str(self.folder / DESIGN)
+        asked = replace(
+            self.asked, network=network, coefficients=None, macs=None, params=None, memory=None, latency=None, resolution=None,
+            recipe=None, unlabelled=None if first else self.asked.unlabelled, teacher=None if first else named_one, changes={},
+        )  # fmt: skip
+        given = None if first else replace(recipe, pseudo=replace(recipe.pseudo, rounds=recipe.pseudo.rounds - 1))
+        return _Fit(asked, folder, watch, self.processes, given=given).run().folder
+
     def load(self, design: Design) -> Loaded | None:
         weights = self.weights_or_none()
         if weights is None:
@@ -464,6 +511,19 @@ class _Fit:
     def clock(self, what: str) -> None:
         now = time.perf_counter()
         self.seconds[what], self.last = now - self.last, now
+
+
+class _Nested(Watcher):
+    """Tells what a run inside another does; the outer one is what can be gone on with."""
+
+    def __init__(self, outer: Watcher, name: str) -> None:
+        self.outer, self.name = outer, name
+
+    def say(self, text: str) -> None:
+        self.outer.say(self.name + text)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.outer.progress(self.name + what, done, total)
 
 
 def fingerprint(found: ImageSet) -> str:

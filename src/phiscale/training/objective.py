@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phiscale.architecture import Preprocess
+from phiscale.errors import ArgumentError
 from phiscale.nn import Network
 from phiscale.training.adversary import attacked, plain, take_twins, twin_norms, use_twins
 from phiscale.training.recipe import Loss, Mixing, Recipe
@@ -39,6 +40,8 @@ class Objective:
     ) -> None:
         self.recipe, self.network, self.preprocess, self.targets, self.teacher = recipe, network, preprocess, targets, teacher
         self.now = recipe
+        if recipe.loss.distill and teacher is None:
+            raise ArgumentError(f"the recipe learns from {recipe.loss.distill}, but no teacher was given")
         counts = counts if targets is None else targets.sum(0).tolist()
         self.weights = class_weights(counts) if recipe.loss.class_weights else None
         self.dropout = network.dropout

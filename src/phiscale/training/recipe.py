@@ -173,8 +173,8 @@ class Pseudo:
 
     rounds       students in turn; 0 = off
     confidence   a pseudo-label counts where the teacher is surer than this
-    a_class      images taken of each class: the surest where there are more, repeated where there are fewer; 0 = as many as of the
-                 class that has the most
+    a_class      images taken of each class: the surest where there are more, repeated where there are fewer; 0 = the mean over the
+                 classes
 
     Source: arXiv 1911.04252, section 2 and 3.1.
     """
