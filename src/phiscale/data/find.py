@@ -9,9 +9,10 @@ import io
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from phiscale.data.digits import digits_folder
 from phiscale.errors import ArgumentError, DataError
@@ -21,6 +22,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 SPLITS = ("train", "val", "test")
 _JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
 _CSV_ERRORS_SHOWN = 10
+SAMPLE = 4096  # bytes from a file's middle: its pixels, where headers are alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[Sk
                 files.append(path)
             else:
                 skipped.append(Skipped(path, "unreadable", "a link to nothing" if path.is_symlink() else "not a regular file"))
-    return sorted(files), sorted(skipped, key=lambda skip: skip.path), other
+    return sorted(files, key=lambda file: file.parts), sorted(skipped, key=lambda skip: skip.path), other
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -344,7 +346,11 @@ def _label(by_class: Mapping[str, list[Path]], classes: tuple[str, ...], split: 
 
 
 def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
-    """A word for each file, the same for files with the same bytes. Only files of equal size are read."""
+    """A word for each file, the same for files with the same bytes.
+
+    Of files of equal size the middle `SAMPLE` bytes are read, and only those that agree in them whole: of 200,000 photos nearly all
+    share their size with another, but not a part of their pixels.
+    """
     by_size: dict[int, list[Path]] = defaultdict(list)
     out: dict[Path, str] = {}
     for path in paths:
@@ -352,17 +358,34 @@ def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
             by_size[path.stat().st_size].append(path)
         except OSError:
             out[path] = f"unreadable {path}"
-    for size, same in by_size.items():
+
+    def tell_apart(same: list[Path], word: str, read: Callable[[BinaryIO], bytes]) -> dict[str, list[Path]]:
+        """The files of `same` by what is read of them; no need to where there is one."""
+        if len(same) == 1:
+            return {word: same}
+        found: dict[str, list[Path]] = defaultdict(list)
         for path in same:
-            if len(same) == 1:
-                out[path] = f"size {size}"
-                continue
             try:
                 with open(path, "rb") as file:
-                    out[path] = hashlib.file_digest(file, "sha256").hexdigest()
+                    found[f"{word} {read(file).hex()}"].append(path)
             except OSError:
                 out[path] = f"unreadable {path}"
+        return found
+
+    for size, same in by_size.items():
+
+        def middle(file: BinaryIO, size: int = size) -> bytes:
+            file.seek(max(0, (size - SAMPLE) // 2))
+            return hashlib.sha256(file.read(SAMPLE)).digest()
+
+        for word, alike in tell_apart(same, f"size {size}", middle).items():
+            whole = tell_apart(alike, word, _sha256) if size > SAMPLE else {word: alike}
+            out.update((path, name) for name, members in whole.items() for path in members)
     return out
+
+
+def _sha256(file: BinaryIO) -> bytes:
+    return hashlib.file_digest(file, "sha256").digest()
 
 
 def _duplicate_notes(splits: Mapping[str, tuple[Item, ...]], prints: Mapping[Path, str]) -> list[str]:
