@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 def apply(image: Image.Image, policy: str, seed: int, **values: object) -> np.ndarray:
     augment = Augment(**STILL, policy=policy, **values)  # type: ignore[arg-type]
-    return np.asarray(vary(image, preprocess=PRE, augment=augment, seed=seed))
+    return vary(np.asarray(image), preprocess=PRE, augment=augment, seed=seed).permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -185,10 +185,9 @@ def test_a_policy_of_torchvision_is_imported_only_when_asked_for(tmp_path: Path)
     code = """
 import sys
 import numpy as np
-from PIL import Image
 from phiscale.architecture import Preprocess
 from phiscale.data.transform import Augment, vary
-image = Image.fromarray(np.zeros((32, 32, 3), np.uint8))
+image = np.zeros((32, 32, 3), np.uint8)
 vary(image, preprocess=Preprocess(crop=8, resize=8), augment=Augment(policy="auto"), seed=0)
 assert "torchvision" not in sys.modules
 vary(image, preprocess=Preprocess(crop=8, resize=8), augment=Augment(policy="trivial"), seed=0)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from phiscale.errors import ImageError
-from phiscale.runtime.image import printable, read_image, upright_rgb
+from phiscale.runtime.image import image_size, printable, read_image, upright_rgb
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -231,3 +231,28 @@ def test_warnings_of_pillow_are_silent_in_threads_and_filters_come_back() -> Non
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_image, [USABLE["broken EXIF"], USABLE["palette with alpha"], encode(photo(), "PNG")] * 20))
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_the_size_of_the_upright_image(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.new("RGB", (40, 30)), "JPEG", exif=exif)
+    assert image_size(data) == read_image(data).size
+    with pytest.raises(ImageError) as error:
+        image_size(b"no picture")
+    assert error.value.code == "not_an_image"
+
+
+@pytest.mark.parametrize(("at_least", "side"), [(1000, 400), (201, 400), (200, 200), (101, 200), (100, 100), (1, 50)])
+def test_a_jpeg_may_come_smaller_but_never_smaller_than_asked(at_least: int, side: int) -> None:
+    wide, turned = Image.linear_gradient("L").resize((600, 400)).convert("RGB"), Image.Exif()
+    turned[0x0112] = 6
+    exact = read_image(encode(wide, "JPEG", exif=turned))
+    small = read_image(encode(wide, "JPEG", exif=turned), at_least=at_least)
+    assert small.size == (side, side * 3 // 2)
+    off = np.abs(np.asarray(small).astype(int) - np.asarray(exact.resize(small.size, Image.Resampling.BOX)))
+    assert off.mean() < 1
+    if side == 400:
+        assert np.array_equal(np.asarray(small), np.asarray(exact))
+    assert read_image(encode(wide, "PNG"), at_least=at_least).size == (600, 400)

@@ -18,24 +18,23 @@ from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.data.find import ImageSet, Item, Skipped
-from phiscale.data.transform import Augment, normalise, vary
+from phiscale.data.transform import Augment, Pixels, normalise, vary
 from phiscale.errors import DataError, ImageError
-from phiscale.runtime.image import printable, read_image
+from phiscale.runtime.image import image_size, printable, read_image
 from phiscale.runtime.transform import resize_shorter, to_pixels
 
-Pixels = NDArray[np.uint8]
 Key = tuple[int, ...]  # (epoch, index), and from the second time in an epoch which one it is
 Progress = Callable[[int, int], None]  # (done, total)
 
 CACHE_BYTES = 512 << 20
 MARGIN = 1.15  # a training image is kept this much larger than the crop: random crops then enlarge little
+WORTH = 1.5  # times that size, from which shrinking an image saves more than it takes
 MAX_BAD_SHARE = 0.5
 STUCK = 600  # seconds after which a reading process that sends nothing counts as dead
 _PDEATHSIG = 1  # linux/prctl.h: PR_SET_PDEATHSIG
@@ -58,11 +57,13 @@ class ImageCache:
     used_bytes: int = 0
     splits: Mapping[str, tuple[Item, ...]] = field(default_factory=dict[str, tuple[Item, ...]])  # what the indices count
     exact: dict[tuple[str, int], _Kept] = field(default_factory=dict[tuple[str, int], _Kept])
-    larger: dict[tuple[str, int], _Kept] = field(default_factory=dict[tuple[str, int], _Kept])
+    larger: dict[tuple[str, int], Pixels] = field(default_factory=dict[tuple[str, int], Pixels])
 
-    def keep(self, split: str, index: int, exact: _Kept, larger: _Kept | None) -> None:
-        """Keep an image where there is room; pixels that both hold count once."""
-        size = exact.pixels.nbytes + (larger.pixels.nbytes if larger is not None and larger.pixels is not exact.pixels else 0)
+    def keep(self, split: str, index: int, exact: _Kept, larger: Pixels | None) -> None:
+        """Keep an image where there is room."""
+        if larger is not None and not exact.ready:  # both are the image as decoded
+            larger = exact.pixels
+        size = exact.pixels.nbytes + (larger.nbytes if larger is not None and larger is not exact.pixels else 0)
         if self.used_bytes + size > self.max_bytes:
             return
         self.used_bytes += size
@@ -88,13 +89,13 @@ def open_images(
     good: dict[str, list[Item]] = {split: [] for split in image_set.splits}
     bad: list[Skipped] = []
 
-    def prepare(job: tuple[str, Item]) -> tuple[_Kept, _Kept | None] | ImageError:
+    def prepare(job: tuple[str, Item]) -> tuple[_Kept, Pixels | None] | ImageError:
         split, item = job
         try:
             image = read_image(item.path, background=preprocess.background)
         except ImageError as error:
             return error
-        return _smaller(image, preprocess, for_training=split == "train")
+        return _smaller(image, preprocess), _for_training(item, preprocess, image) if split == "train" else None
 
     workers = workers or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
@@ -142,27 +143,23 @@ def _without(image_set: ImageSet, good: Mapping[str, Sequence[Item]], bad: Seque
     )
 
 
-def _smaller(image: Image.Image, pre: Preprocess, *, for_training: bool) -> tuple[_Kept, _Kept | None]:
-    """What to keep of an image for evaluation, and for training: the image itself where that takes less memory than the result."""
-    width, height = image.size
-    original: Pixels | None = np.asarray(image) if width * height <= pre.crop**2 or min(image.size) <= _training_side(pre) else None
-    if original is not None and width * height <= pre.crop**2:
-        exact = _Kept(original, ready=False)
-    else:
-        exact = _Kept(np.ascontiguousarray(to_pixels(image, pre)), ready=True)
-    if not for_training:
-        return exact, None
-    return exact, _Kept(original if original is not None else np.asarray(_shrink(image, pre)), ready=True)
+def _smaller(image: Image.Image, pre: Preprocess) -> _Kept:
+    """What to keep of an image for evaluation: the image itself where that takes less memory than the result."""
+    if image.width * image.height <= pre.crop**2:
+        return _Kept(np.array(image), ready=False)
+    return _Kept(np.ascontiguousarray(to_pixels(image, pre)), ready=True)
 
 
-def _training_side(pre: Preprocess) -> int:
-    return max(pre.resize, round(MARGIN * pre.crop))
+def _for_training(item: Item, pre: Preprocess, whole: Image.Image | None = None) -> Pixels:
+    """The pixels that random crops are taken from; `whole` is the decoded image, where somebody has it already.
 
-
-def _shrink(image: Image.Image, pre: Preprocess) -> Image.Image:
-    """Large images are shrunk once before random crops are taken from them; small ones stay as they are."""
-    side = _training_side(pre)
-    return resize_shorter(image, side, pre.interpolation) if min(image.size) > side else image
+    Photos at least twice as large as needed are decoded at half, a quarter or an eighth of their size (see `read_image`); what is still
+    much too large is shrunk.
+    """
+    side = max(pre.resize, round(MARGIN * pre.crop))
+    if whole is None or min(whole.size) >= 2 * side:
+        whole = read_image(item.path, background=pre.background, at_least=side)
+    return np.array(resize_shorter(whole, side, pre.interpolation) if min(whole.size) > WORTH * side else whole)
 
 
 class ImageDataset(Dataset[tuple[Tensor, int, int]]):
@@ -188,8 +185,9 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
             cache = None  # kept for another size or set: decode instead
         self.items, self.preprocess, self.augment, self.seed = image_set.splits[split], preprocess, augment, seed
         self.crop = preprocess.crop  # of varied images
-        kept = {} if cache is None else (cache.larger if augment is not None else cache.exact)
-        self._kept = {index: image for (name, index), image in kept.items() if name == split}
+        own = cache or ImageCache(preprocess=preprocess)
+        self._exact = {} if augment else {index: kept for (name, index), kept in own.exact.items() if name == split}
+        self._larger = {index: kept for (name, index), kept in own.larger.items() if name == split} if augment else {}
 
     def vary_by(self, augment: Augment, *, size: float = 1.0) -> None:
         """Vary images so from the next epoch on, at `size` times the preprocessing's crop. Readers that run already keep the old way."""
@@ -200,19 +198,21 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
         epoch, index, *again = key
-        item, kept = self.items[index], self._kept.get(index)
+        item = self.items[index]
         if self.augment is None:
-            if kept is not None and kept.ready:
-                pixels = kept.pixels
-            else:
-                pixels = to_pixels(self._image(kept, item), self.preprocess)
-            return _to_tensor(pixels), item.label, index
-        image = self._image(kept, item) if kept is not None else _shrink(self._image(None, item), self.preprocess)
+            return _to_tensor(self._plain(index, item)), item.label, index
+        image = self._larger.get(index)
+        if image is None:
+            image = _for_training(item, self.preprocess)
         varied = vary(image, preprocess=self.preprocess, crop=self.crop, augment=self.augment, seed=mix(self.seed, epoch, index, *again))
-        return _to_tensor(np.asarray(varied)), item.label, index
+        return varied, item.label, index
 
-    def _image(self, kept: _Kept | None, item: Item) -> Image.Image:
-        return Image.fromarray(kept.pixels) if kept is not None else read_image(item.path, background=self.preprocess.background)
+    def _plain(self, index: int, item: Item) -> Pixels:
+        kept = self._exact.get(index)
+        if kept is not None and kept.ready:
+            return kept.pixels
+        image = read_image(item.path, background=self.preprocess.background) if kept is None else Image.fromarray(kept.pixels)
+        return to_pixels(image, self.preprocess)
 
 
 def _to_tensor(pixels: Pixels) -> Tensor:
@@ -231,7 +231,7 @@ def typical_side(image_set: ImageSet, *, sample: int = 32) -> int:
     sides: list[int] = []
     for item in items[:: max(1, len(items) // sample)]:
         try:
-            sides.append(min(read_image(item.path).size))
+            sides.append(min(image_size(item.path)))
         except ImageError:
             continue
     return sorted(sides)[len(sides) // 2] if sides else 0

@@ -7,14 +7,18 @@ from typing import assert_never, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from phiscale.architecture.check import check_bool, check_int, check_one_of, check_real
-from phiscale.architecture.preprocess import Preprocess
+from phiscale.architecture.preprocess import Interpolation, Preprocess
 from phiscale.data.policies import Policy, auto_augment, rand_augment, torchvision_policy
 from phiscale.errors import SpecError
 from phiscale.runtime.transform import FILTERS
+
+Pixels = NDArray[np.uint8]
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's own conversion to grey
 
@@ -61,47 +65,70 @@ class Augment:
             check_real("augment", name, getattr(self, name), 0, high)
 
 
-def vary(image: Image.Image, *, preprocess: Preprocess, augment: Augment, seed: int, crop: int | None = None) -> Image.Image:
-    """An RGB image as training sees it: (crop, crop), varied by `augment` in a way that depends on `seed` alone.
+def vary(image: Pixels, *, preprocess: Preprocess, augment: Augment, seed: int, crop: int | None = None) -> Tensor:
+    """RGB pixels (H, W, 3) as training sees them: uint8 (3, crop, crop), varied by `augment` in a way that depends on `seed` alone.
+
+    The random crop is resized by torch, which is 3.5 times as fast as Pillow, the reference that evaluation uses: on photos they differ
+    by 0.04 of 255 in the mean, by more than 2 in fewer than one pixel in 1,000.
 
     crop   None: the preprocessing's
     """
     random, crop = Random(seed), crop or preprocess.crop
-    image = image.resize((crop, crop), FILTERS[preprocess.interpolation], box=_random_box(image.size, augment, random))
+    pixels = _resized(image, _random_box((image.shape[1], image.shape[0]), augment, random), crop, preprocess.interpolation)
     if augment.flip and random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = pixels.flip(2)
     match augment.policy:
         case "none":
             pass
         case "auto":
-            image = auto_augment(image, random)
+            pixels = _planes(auto_augment(_picture(pixels), random))
         case "rand":
-            image = rand_augment(
-                image, random, magnitude=augment.magnitude, magnitude_std=augment.magnitude_std, operations=augment.operations,
-                chance=augment.chance,
+            varied = rand_augment(
+                _picture(pixels), random, magnitude=augment.magnitude, magnitude_std=augment.magnitude_std,
+                operations=augment.operations, chance=augment.chance,
             )  # fmt: skip
+            pixels = _planes(varied)
         case "trivial" | "augmix":
-            image = torchvision_policy(image, augment.policy, random.getrandbits(63))
+            pixels = _planes(torchvision_policy(_picture(pixels), augment.policy, random.getrandbits(63)))
         case _:
             assert_never(augment.policy)
     if augment.jitter:
-        image = _jittered(image, augment.jitter, random)
-    return _erased(image, preprocess, random) if augment.erase and random.random() < augment.erase else image
+        pixels = _jittered(pixels, augment.jitter, random)
+    return _erased(pixels, preprocess, random) if augment.erase and random.random() < augment.erase else pixels
 
 
-def _erased(image: Image.Image, preprocess: Preprocess, random: Random) -> Image.Image:
+def _resized(image: Pixels, box: tuple[int, int, int, int], size: int, interpolation: Interpolation) -> Tensor:
+    """The part of `image` inside `box`, antialiased to uint8 (3, size, size)."""
+    left, top, right, bottom = box
+    part = image[top:bottom, left:right]
+    if interpolation == "lanczos":  # torch has none
+        return _planes(Image.fromarray(part).resize((size, size), FILTERS[interpolation]))
+    planes = torch.from_numpy(part if part.flags.writeable else part.copy()).permute(2, 0, 1)[None]
+    return F.interpolate(planes, (size, size), mode=interpolation, antialias=True)[0]
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _planes(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+
+
+def _erased(pixels: Tensor, preprocess: Preprocess, random: Random) -> Tensor:
     """A box of 2 to 33 % of the area filled with noise that is standard normal once normalised; ten draws, then none."""
-    width, height = image.size
+    _, height, width = pixels.shape
     for _ in range(10):
         area, ratio = width * height * random.uniform(0.02, 1 / 3), 0.3 * (1 / 0.3**2) ** random.random()
         w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
         if 0 < w < width and 0 < h < height:
             noise = np.random.default_rng(random.getrandbits(63)).standard_normal((h, w, 3))
-            pixels = np.clip((noise * preprocess.std + preprocess.mean) * 255 + 0.5, 0, 255).astype(np.uint8)
-            image = image.copy()
-            image.paste(Image.fromarray(pixels), (random.randint(0, width - w), random.randint(0, height - h)))
+            noisy = np.clip((noise * preprocess.std + preprocess.mean) * 255 + 0.5, 0, 255).astype(np.uint8)
+            left, top = random.randint(0, width - w), random.randint(0, height - h)
+            pixels = pixels.clone()
+            pixels[:, top : top + h, left : left + w] = torch.from_numpy(noisy).permute(2, 0, 1)
             break
-    return image
+    return pixels
 
 
 def _random_box(size: tuple[int, int], augment: Augment, random: Random) -> tuple[int, int, int, int]:
@@ -119,14 +146,14 @@ def _random_box(size: tuple[int, int], augment: Augment, random: Random) -> tupl
     return left, top, left + w, top + h
 
 
-def _jittered(image: Image.Image, jitter: float, random: Random) -> Image.Image:
+def _jittered(pixels: Tensor, jitter: float, random: Random) -> Tensor:
     """Saturation around grey, contrast around the mean grey, then brightness: linear all three, so one matrix does them."""
     brightness, contrast, saturation = (1 + random.uniform(-jitter, jitter) for _ in range(3))
-    pixel = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    mean = sum(weight * value for weight, value in zip(GREY, pixel if isinstance(pixel, tuple) else (), strict=True))
-    gain, shift = brightness * contrast, brightness * (1 - contrast) * mean
-    rows = [[gain * ((1 - saturation) * weight + saturation * (row == column)) for column, weight in enumerate(GREY)] for row in range(3)]
-    return image.convert("RGB", tuple(value for row in rows for value in (*row, shift)))
+    planes, grey = pixels.reshape(3, -1).float(), torch.tensor(GREY)
+    gain, shift = brightness * contrast, brightness * (1 - contrast) * (planes.mean(1) @ grey)
+    matrix = gain * ((1 - saturation) * grey.expand(3, 3) + saturation * torch.eye(3))
+    changed = torch.addmm((shift + 0.5).expand(3, 1), matrix, planes)  # + 0.5: what follows rounds down
+    return changed.clamp_(0, 255).to(torch.uint8).view(pixels.shape)
 
 
 def eval_transform(pre: Preprocess) -> Callable[[Image.Image], Tensor]:
