@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from phiscale.data.digits import digits_folder
 from phiscale.errors import ArgumentError, DataError
@@ -359,7 +358,7 @@ def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
         except OSError:
             out[path] = f"unreadable {path}"
 
-    def tell_apart(same: list[Path], word: str, read: Callable[[BinaryIO], bytes]) -> dict[str, list[Path]]:
+    def tell_apart(same: list[Path], word: str, read: Callable[[io.BufferedReader], bytes]) -> dict[str, list[Path]]:
         """The files of `same` by what is read of them; no need to where there is one."""
         if len(same) == 1:
             return {word: same}
@@ -374,7 +373,7 @@ def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
 
     for size, same in by_size.items():
 
-        def middle(file: BinaryIO, size: int = size) -> bytes:
+        def middle(file: io.BufferedReader, size: int = size) -> bytes:
             file.seek(max(0, (size - SAMPLE) // 2))
             return hashlib.sha256(file.read(SAMPLE)).digest()
 
@@ -384,7 +383,7 @@ def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
     return out
 
 
-def _sha256(file: BinaryIO) -> bytes:
+def _sha256(file: io.BufferedReader) -> bytes:
     return hashlib.file_digest(file, "sha256").digest()
 
 

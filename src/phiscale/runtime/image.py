@@ -141,7 +141,8 @@ def image_size(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> t
     """(width, height) that `read_image` would give, from the header alone; ImageError as there, as far as a header can tell."""
 
     def upright(image: Image.Image) -> tuple[int, int]:
-        return image.size if _orientation(image) < 5 else image.size[::-1]
+        width, height = image.size
+        return (width, height) if _orientation(image) < 5 else (height, width)
 
     return _opened(source, max_pixels, upright)
 
