@@ -42,9 +42,16 @@ native = [
     }.items()
 ]
 # kernels/library.py picks by the processor
-levels = {"avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3", "portable": ""} if intel else {"portable": ""}
+levels = {"portable": ""}
+if intel:
+    levels |= {"avx512bf16": "-march=x86-64-v4 -mavx512bf16", "avx512": "-march=x86-64-v4", "avx2": "-march=x86-64-v3"}
 kernels = [
-    library(f"phiscale.kernels._{level}", "src/phiscale/kernels/source/depthwise.cpp", (), f"-std=c++20 -Wno-psabi {flags}")
+    library(
+        f"phiscale.kernels._{level}",
+        "src/phiscale/kernels/source/kernels.cpp",
+        ("simd", "norm", "depthwise"),
+        f"-std=c++20 -Wno-psabi {flags}",
+    )
     for level, flags in levels.items()
 ]
 setup(ext_modules=(native if linux and intel else []) + (kernels if sys.platform != "win32" else []))

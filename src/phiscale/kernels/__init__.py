@@ -7,7 +7,7 @@ Start reading: frozen_norm.py, then depthwise.py; source/ is compiled with the p
 
 from phiscale.kernels.allocator import keep_freed_memory, release_freed_memory
 from phiscale.kernels.apply import accelerate, restore
-from phiscale.kernels.frozen_norm import freeze_norms, unfreeze_norms
+from phiscale.kernels.freeze import freeze_norms, unfreeze_norms
 from phiscale.kernels.library import status
 
 __all__ = ["accelerate", "freeze_norms", "keep_freed_memory", "release_freed_memory", "restore", "status", "unfreeze_norms"]

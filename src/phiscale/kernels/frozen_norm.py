@@ -8,10 +8,7 @@ the backward pass. The activation runs in place where its backward needs only it
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phiscale.kernels.depthwise import FastDepthwise, computes
 from phiscale.nn.layers import ConvNorm, same_pads
-
-_CLAMPS: dict[type[nn.Module], float] = {nn.ReLU6: 6.0, nn.ReLU: float("inf")}  # to [0, so much]
 
 
 class FrozenConvNorm(ConvNorm):
@@ -23,9 +20,6 @@ class FrozenConvNorm(ConvNorm):
         assert bn.running_mean is not None
         scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
         weight, bias = conv.weight * scale.view(-1, 1, 1, 1), bn.bias - bn.running_mean * scale
-        if isinstance(conv, FastDepthwise) and computes(x):
-            high = _CLAMPS.get(type(self.act))
-            return conv.with_weight(x, weight, bias, high) if high else self.act(conv.with_weight(x, weight, bias))
         if not conv.pads_itself:
             top, bottom = same_pads(x.shape[2], conv.kernel_size[0], conv.stride[0])
             left, right = same_pads(x.shape[3], conv.kernel_size[1], conv.stride[1])
@@ -38,19 +32,3 @@ class FrozenConvNorm(ConvNorm):
                 return F.relu_(y)
             case _:
                 return self.act(y)
-
-
-def freeze_norms(model: nn.Module) -> nn.Module:
-    """Make every ConvNorm of `model` keep its statistics and fold them as it goes; the state_dict stays as it is."""
-    for module in model.modules():
-        if type(module) is ConvNorm:
-            module.__class__ = FrozenConvNorm
-    return model
-
-
-def unfreeze_norms(model: nn.Module) -> nn.Module:
-    """Take `freeze_norms` off again."""
-    for module in model.modules():
-        if type(module) is FrozenConvNorm:
-            module.__class__ = ConvNorm  # pyright: ignore[reportAttributeAccessIssue]
-    return model

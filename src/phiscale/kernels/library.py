@@ -1,20 +1,23 @@
 """The compiled kernels: which build fits this processor, and why there is none where there is none.
 
 `source/` is compiled once per instruction set when the package is built, where a compiler is; everything works without it,
-slower. PHISCALE_KERNELS=off does without it, PHISCALE_KERNELS=portable (avx2, avx512) takes that build.
+slower. PHISCALE_KERNELS=off does without it, PHISCALE_KERNELS=portable (avx2, avx512, avx512bf16) takes that build.
 """
 
 import ctypes
 import os
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 
-VERSION: Final = 1  # of source/'s interface
+from phiscale.errors import ArgumentError
+
+VERSION: Final = 2  # of source/'s interface
 SETTING: Final = "PHISCALE_KERNELS"
-_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "portable"}
+_NAMES = {"avx512bf16": "AVX-512 with bfloat16", "avx512": "AVX-512", "avx2": "AVX2", "portable": "portable"}
 _BUILDS = {"AVX512": ("avx512", "avx2", "portable"), "AVX2": ("avx2", "portable")}  # by what torch says of the processor
 
 
@@ -35,7 +38,33 @@ def builds() -> list[Path]:
 
 def fitting() -> tuple[str, ...]:
     """The instruction sets of this processor, best first."""
-    return _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
+    found = _BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
+    return ("avx512bf16", *found) if "avx512" in found and has_bf16() else found
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 itself (AVX-512 BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def call(function: str, *arguments: Any) -> int:
+    """Call into the library with torch's number of threads: tensors and lists as their addresses, None as null."""
+    found = library()
+    if found is None:
+        raise ArgumentError(f"phiscale's kernels are not compiled here: {status()}")
+    return getattr(found, function)(*(_c(argument) for argument in arguments), ctypes.c_int(torch.get_num_threads()))
+
+
+def _c(value: Any) -> Any:
+    match value:
+        case Tensor():
+            return ctypes.c_void_p(value.data_ptr())
+        case list():
+            return (ctypes.c_int64 * len(value))(*value)
+        case None:
+            return ctypes.c_void_p()
+        case _:
+            return ctypes.c_int(value)
 
 
 @cache
