@@ -91,6 +91,18 @@ def test_bfloat16_gradients_are_as_good_as_torchs() -> None:
 
 
 @compiled
+def test_a_norm_that_is_not_torchs_own_is_left_alone() -> None:
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+            return 2 * super().forward(input)
+
+    plain = small().train()
+    plain.stages[1][0].depthwise.bn.__class__ = Doubled  # pyright: ignore
+    fast = kernels.accelerate(copy.deepcopy(plain))
+    torch.testing.assert_close(fast(images()), plain(images()), rtol=1e-4, atol=1e-5)
+
+
+@compiled
 def test_evaluation_gives_the_same_answers() -> None:
     plain = small().eval()
     fast = kernels.accelerate(copy.deepcopy(plain))

@@ -46,6 +46,7 @@ def depthwise(
     origin: rows and columns of zeros before the image; after it there are as many as `size` asks for.
     norm_weight and the rest, where given: it is act((x - mean) * rstd * norm_weight + norm_bias) that is convolved, see `norm_act`.
     """
+    del batch
     x = x.contiguous(memory_format=CL)
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=CL)
     of_mean, of_var = _floats(x, x.shape[1]), _floats(x, x.shape[1])

@@ -44,7 +44,7 @@ class FastConvNorm(ConvNorm):
     frozen = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.raw(x).settled() if computes(x) else super().forward(x)
+        return self.raw(x).settled() if computes(x, self) else super().forward(x)
 
     def raw(self, x: Tensor | Raw) -> Raw:
         bn, measured = self.bn, None
@@ -73,7 +73,7 @@ class FastMBConv(MBConv):
     """MBConv of fused operators: what is written of the wide maps is the two convolutions' raw outputs and the gated map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.routing is not None or not computes(x):
+        if self.routing is not None or not computes(x, self.expand, self.depthwise, self.project):
             return super().forward(x)
         y = x if self.expand is None else _fast(self.expand).raw(x)
         middle = _fast(self.depthwise).raw(y)
@@ -85,7 +85,7 @@ class FastFusedMBConv(FusedMBConv):
     """FusedMBConv of fused operators."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not computes(x):
+        if not computes(x, self.expand, self.project):
             return super().forward(x)
         y = x
         if self.expand is not None:
@@ -104,9 +104,14 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def computes(x: Tensor) -> bool:
-    """Whether the operators take this input."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.numel() > 0
+def computes(x: Tensor, *parts: nn.Module | None) -> bool:
+    """Whether the operators take this input, and these ConvNorms: others have put norms of their own into some networks."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() > 0
+        and all(type(part.bn) is nn.BatchNorm2d and type(part.act) in ACTIVATIONS for part in parts if isinstance(part, FastConvNorm))
+    )
 
 
 def _fast(part: nn.Module) -> FastConvNorm:

@@ -50,6 +50,7 @@ def norm_act(
     act: see ACTIVATIONS.  batch: mean and rstd are x's own, and the gradient goes through them.
     gate (B, C): a constant factor, drop-path's; residual like x.
     """
+    del batch  # the backward pass asks
     x = x.contiguous(memory_format=CL)
     y = torch.empty_like(x)
     residual = residual if residual is None else residual.to(x.dtype).contiguous(memory_format=CL)
@@ -134,6 +135,7 @@ def norm_act_gated(
 
     reduce (S, C), expand (C, S). The activated map is never written: it is computed once for its mean and once for the result.
     """
+    del batch
     x = x.contiguous(memory_format=CL)
     affine = _affine(weight, bias, mean, rstd)
     pooled = _floats(x, *x.shape[:2])
