@@ -59,6 +59,15 @@ def test_a_study_trains_every_point_once_and_the_finalists_anew(finished: Study)
     assert found.winner.key == found.standings[0].key
 
 
+@pytest.mark.parametrize(("pruner", "prunes"), [("hyperband", True), ("none", False)])
+def test_other_pruners_leave_a_whole_study_too(pruner: str, prunes: bool, tmp_path: Path) -> None:
+    with Study.create(setup(pruner=pruner, epochs=9), points(), storage=f"journal:{tmp_path}/study.log", name=NAME) as study:
+        study.work(objective)
+        check_whole(study)
+        assert any(run.state == "pruned" for run in study.runs()) == prunes
+        assert study.findings().winner in study.points
+
+
 def test_a_study_that_is_over_runs_nothing_again(finished: Study) -> None:
     def never(job: Job, report: Report) -> Score:
         raise AssertionError(job)

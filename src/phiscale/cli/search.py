@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,11 @@ from phiscale.errors import ArgumentError
 from phiscale.search import Candidate, Grid, Range
 
 if TYPE_CHECKING:
-    from phiscale.jobs.search import Result
+    from phiscale.jobs.search import Asked, Plan, Result
     from phiscale.search.study import Run
 
 SHOWN = 24  # rows of the live table
+LONG = 6 * 3600.0  # seconds
 
 
 def command(
@@ -67,24 +69,35 @@ def command(
     Networks of the grid whose real cost is RATIO times the baseline's are trained briefly; the best are trained again with fresh seeds.
     Ends with coefficients.toml for `phiscale design --coefficients`, and report.html. What was killed goes on with --resume.
     """
-    from phiscale.jobs.search import Asked, estimate_seconds, plan, search
+    from phiscale.jobs.search import Asked, plan, search
     from phiscale.jobs.search import join as help_with
 
     where = str(resume) if resume is not None else join
-    if (where is None) == (baseline is None) and not (join is not None and images is None):
-        raise ArgumentError("give a baseline and images, or --resume FOLDER, or --join STUDY")
+    if resume is not None and join is not None:
+        raise ArgumentError("--resume goes on with a study of one's own, --join helps with somebody's; leave out one of them")
+    if where is not None and images is not None:
+        raise ArgumentError(f"the study {where} has its baseline; give at most the images, where they are elsewhere on this machine")
+    decided = {
+        "ratio": ratio, "tolerance": tolerance, "alpha": alpha, "beta": beta, "gamma": gamma, "macs": macs, "params": params,
+        "memory": memory, "latency": latency, "epochs": epochs, "pruner": pruner, "finalists": finalists, "seeds": seeds,
+        "resolution": resolution, "flip": flip, "seed": seed, "storage": storage, "output": output, "dry_run": dry_run,
+    }  # fmt: skip
+    own = signature(command).parameters
+    if where is not None and (given := [name for name, value in decided.items() if value != own[name].default]):
+        options = ", ".join("-o" if name == "output" else f"--{name.replace('_', '-')}" for name in given)
+        raise ArgumentError(f"the study {where} has decided that already; leave out {options}, or start a new study")
     with Steps() as steps, _Live() as live:
         try:
             if where is not None:
-                result = help_with(
-                    where, images=images or baseline, name=study, workers=workers, threads=threads, show=live.show, watch=steps
-                )
+                result = help_with(where, images=baseline, name=study, workers=workers, threads=threads, show=live.show, watch=steps)
                 if result is None:
                     say("the study is finished; its report is in its own folder (phiscale search --resume FOLDER there)")
                     return
             else:
                 if baseline is None or images is None:
-                    raise ArgumentError("give a baseline and images: phiscale search efficientnet_b0 IMAGES")
+                    raise ArgumentError(
+                        "give a baseline and images (phiscale search efficientnet_b0 IMAGES), or --resume FOLDER, or --join STUDY"
+                    )
                 asked = Asked(
                     baseline=baseline, images=images, ratio=ratio, tolerance=tolerance,
                     grid=Grid(alpha=Range.parse(alpha, "alpha"), beta=Range.parse(beta, "beta"), gamma=Range.parse(gamma, "gamma")),
@@ -92,15 +105,7 @@ def command(
                     finalists=finalists, seeds=seeds, seed=seed, resolution=resolution, flip=flip,
                 )  # fmt: skip
                 if dry_run:
-                    made = plan(asked, watch=steps)
-                    seconds = estimate_seconds(made, workers=workers)
-                    if as_json:
-                        emit_json({"points": [_facts(point) for point in made.points], "seconds": round(seconds)})
-                    else:
-                        emit(_grid(made.points))
-                        emit(
-                            f"{len(made.points)} networks of {len(asked.grid)} points; about {_duration(seconds)} with {workers} worker(s)"
-                        )
+                    _tell_plan(asked, plan(asked, watch=steps), workers=workers, threads=threads, as_json=as_json)
                     return
                 result = search(
                     asked, storage=storage, name=study, workers=workers, threads=threads, out=output, watch=steps, show=live.show
@@ -109,6 +114,24 @@ def command(
             folder = steps.folder
             raise KeyboardInterrupt(f"interrupted; go on with: phiscale search --resume {folder}" if folder else "interrupted") from None
     _tell(result, as_json=as_json)
+
+
+def _tell_plan(asked: "Asked", made: "Plan", *, workers: int, threads: int | None, as_json: bool) -> None:
+    from phiscale.jobs.search import estimate
+
+    about = estimate(made, workers=workers, threads=threads)
+    if as_json:
+        points = [_facts(point) for point in made.points]
+        emit_json({"points": points, "seconds": round(about.seconds), "seconds_without_pruning": round(about.unpruned)})
+        return
+    emit(_grid(made.points))
+    emit(
+        f"{len(made.points)} networks of {len(asked.grid)} points; about {_duration(about.seconds)} with {workers} worker(s) "
+        f"of {about.threads} thread(s), at most {_duration(about.unpruned)}: a training step of the baseline took "
+        f"{about.step * 1e3:.3g} ms an image here, just now"
+    )
+    if about.seconds > LONG:
+        say("that is long: half the --resolution is a quarter of the time; fewer --epochs, --finalists and --seeds cut the rest")
 
 
 def _tell(result: "Result", *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from phiscale.architecture import Design
@@ -23,6 +24,7 @@ from phiscale.errors import ArgumentError, PhiscaleError, RunError
 from phiscale.jobs.choose import ENLARGE, LEAST_USEFUL, named_design
 from phiscale.jobs.watch import Watcher
 from phiscale.report.study import write_study
+from phiscale.runtime.engines import available_threads
 from phiscale.search import Candidate, Grid, feasible
 from phiscale.search.setup import Setup
 from phiscale.search.storage import need_optuna
@@ -124,38 +126,73 @@ def _latencies(designs: Sequence[Design]) -> list[float]:
     return [stats.p50 / 1e3 for _, stats in rows]
 
 
-def estimate_seconds(plan: Plan, *, workers: int = 1) -> float:
-    """How long the study will take here: two real training steps of the baseline, times multiply-adds, images and epochs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """How long a study would take on this machine as it is now, in seconds.
 
-    Pruning is counted as successive halving leaves it: a third goes on after epoch 1, a third of those after epoch 3.
+    seconds    with pruning as successive halving leaves it: a third goes on after epoch 1, a third of those after epoch 3, ...
+    unpruned   where every run goes to its end: it can't take longer
+    step       measured: one training image of the baseline, with `threads` threads
+    at_once    how many workers the processors can really keep busy
     """
+
+    seconds: float
+    unpruned: float
+    step: float
+    threads: int
+    at_once: float
+
+
+def estimate(plan: Plan, *, workers: int = 1, threads: int | None = None) -> Estimate:
+    """From real training steps of the baseline, times multiply-adds, images and epochs."""
+    cores, each = available_threads(), _threads_of_each(workers, threads)
+    step = _step_seconds(plan.baseline, each)
+    setup, first, left, since, rung = plan.setup, 0.0, float(len(plan.points)), 0, 1
+    whole = left * setup.epochs
+    if setup.pruner == "none":
+        first, since = whole, setup.epochs
+    while since < setup.epochs:
+        until = min(rung, setup.epochs)
+        first += max(1.0, left) * (until - since)
+        left, since, rung = left / 3, until, rung * 3
+    final = min(setup.finalists, len(plan.points)) * setup.seeds * setup.epochs
+    seen = setup.images["train"] + setup.images["val"] / 3  # validation is one forward pass, a third of a step
+    mean_macs = sum(point.cost.macs for point in plan.points) / len(plan.points)
+    at_once = max(1.0, min(workers, cores / each))
+    epoch = seen * step * mean_macs / plan.baseline.cost.macs / at_once
+    return Estimate(seconds=(first + final) * epoch, unpruned=(whole + final) * epoch, step=step, threads=each, at_once=at_once)
+
+
+def _threads_of_each(workers: int, threads: int | None) -> int:
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"{name} must be at least 1, got {value}")
+    return threads or max(1, available_threads() // workers)
+
+
+def _step_seconds(design: Design, threads: int, *, batch: int = 8, patience: float = 5.0) -> float:
+    """Seconds that an image takes in a training step: the median of steps after the first, for up to `patience` seconds."""
     import torch
 
     from phiscale.nn import Network
 
-    batch = 8
-    network = Network(plan.baseline.spec).train()
-    images = torch.randn(batch, plan.baseline.spec.in_channels, plan.baseline.resolution, plan.baseline.resolution)
-    took: list[float] = []
-    for _ in range(3):
-        start = time.perf_counter()
-        network(images).mean().backward()
-        took.append(time.perf_counter() - start)
-    setup = plan.setup
-    per_mac = min(took) / batch / plan.baseline.cost.macs
-    mean_macs = sum(point.cost.macs for point in plan.points) / len(plan.points)
-    first, left, since = 0.0, float(len(plan.points)), 0
-    if setup.pruner == "none":
-        first = left * setup.epochs
-    else:
-        rung = 1
-        while since < setup.epochs:
-            until = min(rung, setup.epochs)
-            first += max(1.0, left) * (until - since)
-            left, since, rung = left / 3, until, rung * 3
-    epochs = first + min(setup.finalists, len(plan.points)) * setup.seeds * setup.epochs
-    seen = setup.images["train"] + setup.images["val"] / 3  # validation is one forward pass, a third of a step
-    return epochs * seen * mean_macs * per_mac / min(workers, max(1, os.cpu_count() or 1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        network = Network(design.spec).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+        rate = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+        images = torch.randn(batch, design.spec.in_channels, design.resolution, design.resolution)
+        images = images.contiguous(memory_format=torch.channels_last)
+        took: list[float] = []
+        while len(took) < 3 or (sum(took) < patience and len(took) < 9):
+            start = time.perf_counter()
+            network(images).square().mean().backward()
+            rate.step()
+            rate.zero_grad()
+            took.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return median(took[1:]) / batch
 
 
 def search(
@@ -175,6 +212,7 @@ def search(
     RunError, with the difference, where the folder or the storage holds a study made for something else.
     """
     need_optuna()
+    _threads_of_each(workers, threads)
     tell = watch or Watcher()
     folder = Path(out) if out is not None else Path("studies") / f"{Path(asked.baseline).stem}-{Path(asked.images).resolve().stem}"
     made = plan(asked, watch=tell)
@@ -214,6 +252,7 @@ def join(
     A folder gives back the Result; a bare storage None, because the report is written where the folder is.
     """
     need_optuna()
+    _threads_of_each(workers, threads)
     tell = watch or Watcher()
     folder = Path(where) if "://" not in where and not where.startswith("journal:") else None
     url = where
@@ -271,9 +310,7 @@ def _run(study: Study, folder: Path, *, images: str, workers: int, threads: int 
 
 def _train(study: Study, folder: Path | None, *, images: str, workers: int, threads: int | None, show: Show | None) -> None:
     """Worker processes until every run is over. A worker that fails says why; the others go on, and the last one's failure is ours."""
-    if workers < 1:
-        raise ArgumentError(f"workers must be at least 1, got {workers}")
-    each = threads or max(1, (os.cpu_count() or 1) // workers)
+    each = _threads_of_each(workers, threads)
     context = multiprocessing.get_context("spawn")
     said: Any = context.SimpleQueue()
     given = (study.url, study.study.study_name, None if folder is None else str(folder), images, each, os.getpid(), said)
