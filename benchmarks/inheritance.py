@@ -1,6 +1,7 @@
 """Inherited against random weights at sizes that nobody trained, at equal epochs.
 
-    python benchmarks/inheritance.py IMAGES [--epochs 2] [--seeds 2] [--sizes 0.25,0.5,0.75,2] [--each 0] > out.csv
+    python benchmarks/inheritance.py IMAGES [--epochs 2] [--seeds 2] [--sizes 0.25,0.5,0.75,2] [--each 0] \\
+        [--starts inherited,random,whole] > out.csv
 
 Each size is EfficientNet-Lite0 scaled by phi to that share of its multiply-adds. "inherited" starts from Lite's weights with the
 fine-tuning recipe, "random" from none with the scratch recipe, "whole" (below 1) is Lite0 with all its weights at the resolution that
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--sizes", default="0.25,0.5,0.75,2")
     parser.add_argument("--each", type=int, default=0)
+    parser.add_argument("--starts", default="inherited,random,whole")
     asked = parser.parse_args()
     out = csv.writer(sys.stdout)
     out.writerow(COLUMNS)
@@ -70,6 +72,8 @@ def main() -> None:
             found = fewer(find_images(asked.images, seed=seed), asked.each)
             side = max(96, 4 * typical_side(found))
             for start, design in designs(share, side).items():
+                if start not in asked.starts.split(","):
+                    continue
                 began = time.perf_counter()
                 top1, n, images = run(found, design, start, epochs=asked.epochs, seed=seed, small=side <= design.resolution)
                 cost = design.cost

@@ -13,7 +13,7 @@ import phiscale
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.weights import find, pretrained, records
 from phiscale.weights.dialects import to_dialect
-from phiscale.weights.download import cached_path, check, checksum_in, download
+from phiscale.weights.download import cached_path, check, checksum_in, download, in_hub_cache
 from phiscale.weights.sources import at_hand, fetch
 
 CONTENT = bytes(range(256)) * 4000
@@ -159,6 +159,67 @@ def test_a_mirror_stands_in(server):
         fetch(replace(record, name="other", files=((gone, ""), (there, "sha256:00000000"))))
 
 
+# The model hub, through its own client
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Two files of one published checksum; `wrong` sends other bytes."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        body = b"\0" * len(CONTENT) if "/wrong/" in self.path else CONTENT
+        self.send_response(404 if "/absent/" in self.path else 200)
+        for name, value in (("ETag", f'"{SHA}"'), ("X-Repo-Commit", "c" * 40), ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_args):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("PHISCALE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield "https://huggingface.co/{}/{}/resolve/main/model.safetensors"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_files_of_the_hub_come_into_the_cache_that_all_projects_share(hub):
+    record = replace(find("timm/efficientnet_b0.ra_in1k"), files=((hub.format("timm", "good"), ""),))
+    assert at_hand(record) is None
+    path = fetch(record)
+    assert path.read_bytes() == CONTENT
+    assert "models--timm--good" in path.parts
+    assert at_hand(record) == path
+
+
+def test_wrong_bytes_of_the_hub_are_refused_and_deleted(hub):
+    url = hub.format("timm", "wrong")
+    with pytest.raises(WeightsError, match=f"its checksum is not sha256:{SHA}"):
+        download(url)
+    assert in_hub_cache(url) is None
+
+
+def test_what_the_hub_does_not_have_says_where_to_put_it(hub):
+    url = hub.format("timm", "absent")
+    with pytest.raises(WeightsError, match=f"can't download {url} .*put it at {cached_path(url)}"):
+        download(url)
+
+
 # The registry
 
 
@@ -211,6 +272,7 @@ def test_pycls_expects_blue_first_and_phiscale_turns_it(tmp_path, monkeypatch):
 
 
 def test_auto_prefers_what_is_at_hand_then_the_best_published(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     from phiscale.architecture.catalog import design
     from phiscale.weights.models import best
 

@@ -71,6 +71,39 @@ def test_maps_and_dilation_are_timms(output_stride):
     assert ours.reductions[-1] == output_stride
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("name", "theirs", "dialect"),
+    [
+        ("xresnet50", "resnet50d", "resnet"),  # its shortcuts stride by pooling
+        ("efficientnet_cc_b0_4e", "tf_efficientnet_cc_b0_4e", "timm"),  # its convolutions are mixed from experts
+        ("efficientnetv2_b0", "tf_efficientnetv2_b0", "timm"),
+    ],
+)
+def test_every_kind_of_block_dilates_as_timms(name, theirs, dialect):
+    timm = pytest.importorskip("timm")
+    numerics = "tf" if theirs.startswith("tf_") else "torch"
+    ours = phiscale.create_model(name, numerics=numerics, features_only=True, output_stride=8, seed=0).eval()
+    peer = timm.create_model(theirs, features_only=True, output_stride=8).eval()
+    whole = phiscale.create_model(name, numerics=numerics, seed=0)
+    peer.load_state_dict(to_dialect(whole.state_dict(), whole.spec, dialect), strict=False)
+    images = torch.randn(1, 3, 65, 48)
+    expected = peer(images)[-1]
+    assert expected.shape[-2:] == (9, 6)
+    torch.testing.assert_close(ours(images)[-1], expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+@torch.inference_mode()
+def test_mixed_convolutions_take_channels_last():
+    spec = NetworkSpec(stages=(Stage(kind="mbconv", depth=2, width=16, expand=4, experts=3),), stem=Stem(widths=(16,)))
+    model = phiscale.create_model(spec, seed=0).eval()
+    images, weight = torch.randn(2, 3, 32, 40), model.stages[0][0].depthwise.conv.weight
+    expected = model(images)
+    model.to(memory_format=torch.channels_last)
+    assert model.stages[0][0].depthwise.conv.weight is weight  # an optimiser that holds it still does
+    torch.testing.assert_close(model(images.contiguous(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_output_stride_must_be_possible():
     with pytest.raises(ArgumentError, match="power of 2, at least 2 for this network; got 12"):
         phiscale.create_model(TINY, output_stride=12)

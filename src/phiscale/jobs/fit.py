@@ -262,10 +262,11 @@ class _Fit:
         if threads:  # more or fewer would add in another order
             torch.set_num_threads(threads)
         found = self.find()
-        design, preprocess = self.processes.decide(lambda: self.design(found))
+        design, whole = self.processes.decide(lambda: self.design(found))
         recipe = self.recipe(len(found.splits["train"]), design)
         self.weights = self.asked.weights or ("none" if recipe.from_random else "auto")
         self.loaded = self.load(design)
+        preprocess = scaled_preprocess(self.normalisation(design), design, whole=whole)
         recipe = self.recipe_as_asked(recipe)
         if bool(recipe.pseudo.rounds) != (self.asked.unlabelled is not None):
             raise ArgumentError("the recipe noisy_student and --unlabelled FOLDER, its images without labels, need each other")
@@ -324,7 +325,8 @@ class _Fit:
             self.watch.say(note)
         return found
 
-    def design(self, found: ImageSet) -> tuple[Design, Preprocess]:
+    def design(self, found: ImageSet) -> tuple[Design, bool]:
+        """What to train, and whether the images are so small that all of them is looked at."""
         side = typical_side(found)
         if self.resumed is not None and (self.folder / DESIGN).is_file():
             design, said = Design.read(self.folder / DESIGN), []  # a latency measured again could choose another
@@ -342,11 +344,22 @@ class _Fit:
                 )
         for line in said:
             self.watch.say(line)
-        name = design.origin.baseline
-        own = rows()[name].preprocess if name in rows() else Preprocess(crop=design.resolution, resize=round(design.resolution / 0.875))
         cost = design.cost
         self.watch.say(f"network: {design.name}, {design.resolution} px, {cost.macs / 1e6:,.0f}M MACs, {cost.params / 1e6:.2f}M params")
-        return design.with_classes(len(found.classes)), scaled_preprocess(own, design, whole=side * 2 <= design.resolution)
+        return design.with_classes(len(found.classes)), side * 2 <= design.resolution
+
+    def normalisation(self, design: Design) -> Preprocess:
+        """What the weights were trained with, where their record says; else as the network was published."""
+        if self.loaded is not None and self.loaded.preprocess is not None:
+            return self.loaded.preprocess
+        name = design.origin.baseline
+        own = rows()[name].preprocess if name in rows() else Preprocess(crop=design.resolution, resize=round(design.resolution / 0.875))
+        if self.loaded is not None:
+            self.watch.say(
+                f"{self.loaded.source} does not say how its images were normalised; taken as {name} was published: "
+                f"mean {own.mean}, std {own.std}"
+            )
+        return own
 
     def weights_or_none(self) -> str | None:
         return None if self.weights == "none" else self.weights

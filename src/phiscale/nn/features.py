@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from phiscale.architecture.plan import blocks, stem
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import ArgumentError
-from phiscale.nn.layers import Conv2d
+from phiscale.nn.blocks import Bottleneck
+from phiscale.nn.layers import AvgPool, CondConv2d, Conv2d
 from phiscale.nn.network import Network, recomputed, resized
 
 
@@ -82,8 +83,8 @@ class Features(nn.Module):
 def dilate(network: Network, output_stride: int) -> None:
     """Let `network` reduce its input by no more than `output_stride`: later strides become dilation, weights stay.
 
-    ArgumentError where the stem alone reduces more, or for blocks that stride by pooling.
-    Source: arXiv 1706.05587; which block dilates first is as in timm.
+    ArgumentError where the stem alone reduces more.
+    Source: arXiv 1706.05587; which block dilates first, and that a shortcut's pooling keeps its window, is as in timm.
     """
     spec = network.spec
     reduction = math.prod(conv.stride for conv in stem(spec)) * (2 if spec.stem.pool else 1)
@@ -94,9 +95,9 @@ def dilate(network: Network, output_stride: int) -> None:
         module = network.get_submodule(block.name)
         later = dilation
         if block.stride > 1 and reduction * block.stride > output_stride:
-            if block.pools or block.experts:
-                raise ArgumentError("output_stride: strides of pooled shortcuts and of mixed convolutions can't become dilation")
             later *= block.stride
+            if isinstance(module, Bottleneck) and block.pools:
+                module.pool = AvgPool()
         else:
             reduction *= block.stride
         for part in module.modules():
@@ -106,4 +107,7 @@ def dilate(network: Network, output_stride: int) -> None:
                 if part.kernel_size[0] > 1:
                     part.dilation = (dilation, dilation)
                 part.pad(spec.padding)
+            elif isinstance(part, CondConv2d):
+                part.stride = 1 if later != dilation else part.stride
+                part.dilation = dilation
         dilation = later

@@ -1,6 +1,7 @@
 """The small parts: same-padded convolution, convolution + norm + activation, squeeze-excite, stochastic depth."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import assert_never, cast
 
@@ -69,22 +70,31 @@ class CondConv2d(nn.Module):
     def __init__(self, w_in: int, w_out: int, kernel: int, stride: int, groups: int, padding: Padding, experts: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, w_out, w_in // groups, kernel, kernel))
-        self.stride, self.groups = stride, groups
+        self.stride, self.groups, self.dilation = stride, groups, 1
         self.pad(padding)
 
     def pad(self, padding: Padding) -> None:
         """Pad so from now on."""
         self.padding = padding
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CondConv2d":
+        """As a matrix, one row an expert: torch takes five axes for a volume's, and refuses channels-last for them."""
+        shape = self.weight.shape
+        self.weight.data = self.weight.data.flatten(1)
+        super()._apply(fn, recurse)
+        self.weight.data = self.weight.data.reshape(shape)
+        return self
+
     def forward(self, x: Tensor, routing: Tensor) -> Tensor:
         _, w_out, _, kernel, _ = self.weight.shape
-        edge = (kernel - 1) // 2
+        reach = self.dilation * (kernel - 1)
+        edge = reach // 2
         if self.padding == "same" or kernel % 2 == 0:
-            x, edge = pad_same(x, kernel, self.stride), 0
+            x, edge = pad_same(x, reach + 1, self.stride), 0
         batch, w_in, height, width = x.shape
         weight = (routing @ self.weight.flatten(1)).reshape(-1, *self.weight.shape[2:])  # (B * w_out, w_in / groups, k, k)
         # images side by side, as groups of one convolution
-        y = F.conv2d(x.reshape(1, batch * w_in, height, width), weight, None, self.stride, edge, 1, batch * self.groups)
+        y = F.conv2d(x.reshape(1, batch * w_in, height, width), weight, None, self.stride, edge, self.dilation, batch * self.groups)
         return y.reshape(batch, w_out, y.shape[2], y.shape[3])
 
 
@@ -110,6 +120,13 @@ class MaxPool(nn.Module):
         if self.padding == "symmetric":
             return F.max_pool2d(x, 3, 2, 1)
         return F.max_pool2d(pad_same(x, 3, 2, -math.inf), 3, 2)
+
+
+class AvgPool(nn.Module):
+    """2x2 of stride 1, padded with zeros right and below: (B, C, H, W) -> same. What is left of a pooled stride under dilation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(pad_same(x, 2, 1), 2, 1)
 
 
 class ConvNorm(nn.Module):

@@ -1,4 +1,8 @@
-"""Get a published file: once, resumable, checked, into a cache. Nothing here runs at import."""
+"""Get a published file: once, resumable, checked, into a cache. Nothing here runs at import.
+
+Files on the model hub go through its own client, and so into the cache that other projects share; all others are fetched here,
+because no library in use resumes a plain address.
+"""
 
 import hashlib
 import os
@@ -56,6 +60,27 @@ def check(path: Path, checksum: str) -> bool:
     return digest.hexdigest().startswith(digits)
 
 
+def hub_place(url: str) -> tuple[str, str] | None:
+    """(repository, file) of an address on the model hub; None for any other.
+
+    >>> hub_place("https://huggingface.co/timm/efficientnet_b0.ra_in1k/resolve/main/model.safetensors")
+    ('timm/efficientnet_b0.ra_in1k', 'model.safetensors')
+    """
+    found = re.fullmatch(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/main/([^?#]+)", url)
+    return (found[1], found[2]) if found else None
+
+
+def in_hub_cache(url: str) -> Path | None:
+    """The file of an address on the hub, where this machine's hub cache has it, whichever project put it there."""
+    place = hub_place(url)
+    if place is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(*place)
+    return Path(found) if isinstance(found, str) else None
+
+
 def download(url: str, *, checksum: str = "", name: str = "") -> Path:
     """The cached file of `url`, fetched if it isn't there.
 
@@ -67,6 +92,9 @@ def download(url: str, *, checksum: str = "", name: str = "") -> Path:
     target = cached_path(url, name)
     if target.is_file():
         return target
+    place = hub_place(url)
+    if place is not None:
+        return _from_hub(url, place, target, checksum)
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +104,33 @@ def download(url: str, *, checksum: str = "", name: str = "") -> Path:
                 return _settle(part, target, url, checksum)
         return target
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise WeightsError(
-            f"can't download {url} ({reason}); without a network, fetch it elsewhere and put it at {target}, or give its path as weights"
-        ) from None
+        raise _unreachable(url, getattr(error, "reason", None) or error, target) from None
+
+
+def _unreachable(url: str, reason: object, target: Path) -> WeightsError:
+    said = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
+    return WeightsError(
+        f"can't download {url} ({said}); without a network, fetch it elsewhere and put it at {target}, or give its path as weights"
+    )
+
+
+def _from_hub(url: str, place: tuple[str, str], target: Path, checksum: str) -> Path:
+    """Through the hub's client: its cache, mirror (HF_ENDPOINT), token and offline switch are those of every project here."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    try:
+        # asked first, because the download would try an unreachable hub for half a minute
+        etag = get_hf_file_metadata(hf_hub_url(*place)).etag or ""
+        path = Path(hf_hub_download(*place))
+    except Exception as error:  # noqa: BLE001  # its errors have no common parent, and change with the version
+        raise _unreachable(url, error, target) from None
+    # of a large file the hub's tag is its SHA-256
+    published = checksum or (f"sha256:{etag}" if re.fullmatch(r"[0-9a-f]{64}", etag) else "")
+    if not check(path, published):
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise WeightsError(f"what came from {url} is not the published file: its checksum is not {published}; deleted, try again")
+    return path
 
 
 def _settle(part: Path, target: Path, url: str, checksum: str) -> Path:

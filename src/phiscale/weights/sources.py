@@ -21,7 +21,7 @@ from typing import Any, Literal
 from phiscale.architecture import Preprocess
 from phiscale.architecture.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD
 from phiscale.errors import ArgumentError, MissingExtraError, WeightsError
-from phiscale.weights.download import cached_path, download
+from phiscale.weights.download import cached_path, download, in_hub_cache
 from phiscale.weights.numerics import TF, TF_PORT, TORCH, Numerics
 
 _NUMERICS = {"tf": TF, "torch": TORCH, "tf_port": TF_PORT}
@@ -88,7 +88,7 @@ def find(name: str) -> Record:
 
 
 def at_hand(record: Record) -> Path | None:
-    """The record's file, if it is on this machine: in an installed package, phiscale's cache, or torch.hub's."""
+    """The record's file, if it is on this machine: in an installed package, phiscale's cache, torch.hub's, or the model hub's."""
     for where, _ in record.files:
         if where.startswith("package:"):
             _, module, kind = where.split(":")
@@ -99,6 +99,9 @@ def at_hand(record: Record) -> Path | None:
         for path in (cached_path(where, record.name), _torch_hub(where)):
             if path.is_file():
                 return path
+        shared = in_hub_cache(where)
+        if shared is not None:
+            return shared
     return None
 
 
