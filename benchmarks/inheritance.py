@@ -1,6 +1,6 @@
 """Inherited against random weights at sizes that nobody trained, at equal epochs.
 
-    python benchmarks/inheritance.py IMAGES [--epochs 2] [--seeds 2] [--sizes 0.25,0.5,0.75,2] [--each 0] \\
+    python benchmarks/inheritance.py IMAGES [--epochs 2] [--seeds 0,1] [--sizes 0.25,0.5,0.75,2] [--each 0] \\
         [--starts inherited,random,whole] > out.csv
 
 Each size is EfficientNet-Lite0 scaled by phi to that share of its multiply-adds. "inherited" starts from Lite's weights with the
@@ -60,14 +60,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--sizes", default="0.25,0.5,0.75,2")
     parser.add_argument("--each", type=int, default=0)
     parser.add_argument("--starts", default="inherited,random,whole")
     asked = parser.parse_args()
     out = csv.writer(sys.stdout)
     out.writerow(COLUMNS)
-    for seed in range(asked.seeds):
+    for seed in map(int, asked.seeds.split(",")):
         for share in (float(text) for text in asked.sizes.split(",")):
             found = fewer(find_images(asked.images, seed=seed), asked.each)
             side = max(96, 4 * typical_side(found))

@@ -11,30 +11,32 @@ from phiscale.errors import ArgumentError, BudgetError
 
 B0, LITE0 = design("efficientnet_b0"), design("efficientnet_lite0")
 GRID = 1 / 256
+BASES = [design(f"efficientnet{name}") for name in ("_b0", "_lite0", "v2_b0", "_edgetpu_s")] + [design("mobilenet_v2"), design("resnet50")]
 
 
 @given(
-    base=st.sampled_from((B0, LITE0)),
+    base=st.sampled_from(BASES),
+    how=st.sampled_from([policy(name) for name in ("compound", "fast", "width", "depth")]),
     macs=st.none() | st.floats(2e7, 3e10),
     params=st.none() | st.floats(1e6, 1e8),
     memory=st.none() | st.floats(1e7, 5e8),
 )
 @settings(max_examples=25, deadline=None)
-def test_no_larger_phi_keeps_the_limits(base, macs: float | None, params: float | None, memory: float | None) -> None:
+def test_no_larger_phi_keeps_the_limits(base, how: Coefficients, macs: float | None, params: float | None, memory: float | None) -> None:
     budget = Budget(macs=macs, params=params, memory=memory)
     if not budget:
         return
     try:
-        made = fit_budget(base, macs=macs, params=params, memory=memory)
+        made = fit_budget(base, macs=macs, params=params, memory=memory, coefficients=how)
     except BudgetError:
-        smallest = scale(base, phi=-24)
+        smallest = scale(base, phi=-24, coefficients=how)
         assert max(budget.shares(cost(smallest)).values()) > 1
         return
     assert max(budget.shares(cost(made)).values()) <= 1
     phi = made.origin.phi
     assert phi is not None
     for step in range(1, 200):
-        larger = scale(base, phi=phi + step * GRID)
+        larger = scale(base, phi=phi + step * GRID, coefficients=how)
         if larger.spec != made.spec or larger.resolution != made.resolution:
             assert max(budget.shares(cost(larger)).values()) > 1, f"phi {phi + step * GRID} keeps the limits too"
 

@@ -1,6 +1,7 @@
 """create_model for engineers: feature maps, dilation, recomputing, and what torch's tools make of it."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,10 +163,23 @@ def test_a_design_keeps_its_own_input_channels():
 # What torch's tools make of it
 
 
-@pytest.fixture(scope="module", params=["same", "symmetric"])
+def residual(shortcut: str) -> NetworkSpec:
+    """1x1 convolutions of stride 2, or pooling, beside 3x3 ones: sizes that must come out equal."""
+    stage = Stage(kind="bottleneck", depth=1, width=16, stride=2, expand=0.5, shortcut=shortcut)
+    return NetworkSpec(stages=(stage, stage), stem=Stem(widths=(8,), pool=True), head_width=0, num_classes=5)
+
+
+TRACED = {
+    "same": TINY,
+    "symmetric": replace(TINY, padding="symmetric"),
+    "residual, same": residual("conv"),
+    "pooled, symmetric": replace(residual("pool"), padding="symmetric"),
+}
+
+
+@pytest.fixture(scope="module", params=TRACED)
 def model(request):
-    spec = NetworkSpec.from_dict(TINY.to_dict() | {"padding": request.param})
-    return phiscale.create_model(spec, seed=0).eval()
+    return phiscale.create_model(TRACED[request.param], seed=0).eval()
 
 
 @pytest.mark.parametrize("features_only", [False, True])
@@ -188,6 +202,14 @@ def test_exports_with_any_batch_height_and_width(images, model):
     with torch.no_grad():
         for other in (images, images[:1, :, :40, :51]):
             torch.testing.assert_close(program(other), model(other))
+
+
+def test_exports_with_named_bounds_and_no_guard_of_its_own(images, model):
+    """As an engineer asks for it: torch refuses a program that holds for some sizes within the bounds alone."""
+    batch, height, width = torch.export.Dim("batch", max=64), *(torch.export.Dim(name, min=33, max=999) for name in ("height", "width"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.export(model, (images,), dynamic_shapes=({0: batch, 2: height, 3: width},))
 
 
 def test_traces(images, model):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import assert_never, cast
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
     Written so that a symbolic size cancels out: exports with dynamic sizes need no guard.
     """
     total = (size + stride - 1) // stride * stride - stride + kernel - size
-    before = total // 2 if kernel >= stride else cast(int, torch.sym_max(total, 0)) // 2
+    # the latter is half of max(total, 0), for a size that is traced too
+    before = total // 2 if kernel >= stride else (total + abs(total)) // 4
     return before, total - before
 
 
@@ -123,10 +124,21 @@ class MaxPool(nn.Module):
 
 
 class AvgPool(nn.Module):
-    """2x2 of stride 1, padded with zeros right and below: (B, C, H, W) -> same. What is left of a pooled stride under dilation."""
+    """2x2 means, in a shortcut: (B, C, H, W) -> (B, C, H / stride, W / stride), rounded up; what the image lacks is not counted.
+
+    A column and a row twice give that mean, and no size has to be known for it. At stride 1, where dilation took the stride's
+    place, timm counts zeros instead.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(pad_same(x, 2, 1), 2, 1)
+        return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), "constant" if self.stride == 1 else "replicate"), 2, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
 
 
 class ConvNorm(nn.Module):
