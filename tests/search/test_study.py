@@ -106,11 +106,11 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path) -> None:
         Study.join(storage=url, name="other")
 
 
-@pytest.fixture(params=["sqlite", "journal", "postgresql"])
+@pytest.fixture(params=["sqlite", "journal", "postgres", "proxy"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A storage of each kind that workers can share."""
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres")
+    if request.param in ("postgres", "proxy"):
+        return request.getfixturevalue(request.param)
     return f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else f"journal:{tmp_path}/study.log"
 
 
@@ -289,8 +289,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.run(["rm", "-rf", folder], check=True)
 
 
-@pytest.mark.slow
-def test_a_study_behind_a_grpc_proxy_is_whole(tmp_path: Path) -> None:
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[str]:
+    """Optuna's gRPC proxy before an SQLite file."""
     pytest.importorskip("grpc", reason="grpcio is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -309,9 +310,7 @@ def test_a_study_behind_a_grpc_proxy_is_whole(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}) as server:
         try:
             until(answers)
-            with Study.create(setup(), points(), storage=f"grpc://127.0.0.1:{port}", name=NAME) as study:
-                study.work(objective)
-                check_whole(study)
+            yield f"grpc://127.0.0.1:{port}"
         finally:
             server.kill()
 
