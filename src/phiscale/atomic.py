@@ -25,14 +25,14 @@ def replacing(path: str | Path) -> Generator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise as_run_error(error, path.parent) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """The new name, too, outlives a power cut; where folders can't be opened (Windows) the system sees to it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
@@ -43,6 +43,12 @@ def _sync(folder: Path) -> None:
                 raise
         finally:
             os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in `folder`; for who knows that nobody else writes into it."""
+    for stray in folder.glob(".*.tmp"):
+        stray.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -291,7 +291,8 @@ class EpochBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         keys = self._keys()
         starts, (rank, count) = self._starts(), self.part
-        for start, stop in zip(starts, [*starts[1:], self.n], strict=True):
+        stops = [*starts[1:], self.n] if starts else []
+        for start, stop in zip(starts, stops, strict=True):
             size = stop - start
             yield keys[start + size * rank // count : start + size * (rank + 1) // count]
 

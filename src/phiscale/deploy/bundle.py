@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from phiscale.architecture.design import Design
 from phiscale.architecture.preprocess import Preprocess
+from phiscale.atomic import sync_folder
 from phiscale.deploy.graph import to_onnx
 from phiscale.deploy.latency import bench, setting
 from phiscale.deploy.parity import parity
@@ -100,11 +101,11 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            _sync(part)
+            sync_folder(part)
             if out.exists():
                 out.rename(old)
             part.rename(out)
-            _sync(out.parent)
+            sync_folder(out.parent)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             if old.exists() and not out.exists():
@@ -115,14 +116,6 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise RunError(f"can't write {out}: {why}; nothing half-written is left. Free some space or give another folder") from None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _check(out: Path, design: Design, preprocess: Preprocess, labels: Sequence[str], temperature: float) -> None:

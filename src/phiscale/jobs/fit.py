@@ -16,7 +16,7 @@ import torch
 from phiscale.architecture import Design, Preprocess
 from phiscale.architecture.catalog import rows
 from phiscale.architecture.toml import dumps
-from phiscale.atomic import as_run_error, write_text
+from phiscale.atomic import as_run_error, sweep, write_text
 from phiscale.cost import Budget
 from phiscale.data.find import ImageSet, find_images
 from phiscale.data.load import ImageDataset, open_images, typical_side
@@ -237,6 +237,7 @@ class _Fit:
             try:
                 if self.resumed is not None and self.processes.main:
                     held.enter_context(locked(self.folder))
+                    sweep(self.folder)
                 with self.processes.together():
                     self.work(held)
             except KeyboardInterrupt:
@@ -402,9 +403,6 @@ class _Fit:
                 raise as_run_error(error, self.folder.parent) from error
             if (self.folder / RUN).exists():
                 raise ArgumentError(f"another process has just begun a run in {self.folder}; name another folder with -o")
-        write_text(self.folder / DESIGN, design.to_toml())
-        write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
-        write_skipped(self.folder / SKIPPED, found.skipped)
         self.about = {
             "phiscale": VERSION,
             "status": "running",
@@ -435,7 +433,10 @@ class _Fit:
                 "fingerprint": fingerprint(found),
             },
         }
-        self.write_about()
+        self.write_about()  # first: with it the run can be gone on with
+        write_text(self.folder / DESIGN, design.to_toml())
+        write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
+        write_skipped(self.folder / SKIPPED, found.skipped)
         self.watch.began(self.folder)
 
     def pseudo_labels(self, found: ImageSet, design: Design, recipe: Recipe) -> PseudoLabels:
@@ -510,12 +511,13 @@ class _Fit:
         for split, _, scores in parts:
             key = "result" if split == "val" else "test"
             self.about[key] = {"split": split, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, "n": scores.n} | best
-        self.about["status"] = "done"
         self.about["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
         self.about["seconds"]["total"] = round(time.perf_counter() - self.started, 2)
         self.write_about()
         write_report(self.folder)
         write_card(self.folder)
+        self.about["status"] = "done"  # last: what was begun after it would not be gone on with
+        self.write_about()
 
     def write_about(self) -> None:
         text = json.dumps(self.about, indent=1, ensure_ascii=False) + "\n"

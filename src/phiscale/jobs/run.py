@@ -11,6 +11,7 @@ from typing import Any
 from phiscale.architecture import Design, Preprocess
 from phiscale.atomic import write_text
 from phiscale.errors import ArgumentError, RunError
+from phiscale.jobs.lock import LOCK
 from phiscale.nn import Network
 from phiscale.runtime.labels import load_labels
 from phiscale.runtime.predictor import Prediction
@@ -122,7 +123,7 @@ def scaled_preprocess(preprocess: Preprocess, design: Design, *, whole: bool) ->
 
 
 def empty(folder: Path) -> bool:
-    """Whether nothing is there yet. ArgumentError where it is a file."""
+    """Whether nothing is there yet but what a killed start left. ArgumentError where it is a file."""
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file; name another folder with -o")
-    return not folder.is_dir() or not any(folder.iterdir())
+    return not folder.is_dir() or all(path.name == LOCK or path.name.startswith(f".{RUN}.") for path in folder.iterdir())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from phiscale.atomic import replacing
+from phiscale.atomic import replacing, sweep
 from phiscale.errors import RunError
 
 FORMAT = 2
@@ -30,8 +30,7 @@ def save(folder: Path, state: dict[str, Any], number: int) -> None:
     for path in _found(folder):
         if path != written and path not in before[: KEPT - 1]:  # a higher number is a broken one that was passed over
             path.unlink(missing_ok=True)
-    for stray in folder.glob(".*.tmp"):
-        stray.unlink(missing_ok=True)
+    sweep(folder)
 
 
 def load(folder: Path) -> dict[str, Any] | None:
