@@ -31,7 +31,7 @@ def forked(run: Callable[[], object]) -> int:
         try:
             run()
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (the process ends here)
             traceback.print_exc()
         finally:
             sys.stderr.flush()

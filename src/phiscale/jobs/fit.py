@@ -202,8 +202,7 @@ def resume(folder: str | Path, *, workers: int | None = None, watch: Watcher | N
         asked = Asked(**about["asked_exactly"])
     except (KeyError, TypeError):
         raise RunError(f"{Path(folder) / RUN} does not say what was asked, so it can't be resumed; start again in another folder") from None
-    asked = replace(asked, workers=asked.workers if workers is None else workers)
-    return _Fit(asked, Path(folder), watch or Watcher(), all_processes, resumed=about).run()
+    return _Fit(asked, Path(folder), watch or Watcher(), all_processes, resumed=about, workers=workers).run()
 
 
 class _Fit:
@@ -216,8 +215,9 @@ class _Fit:
         *,
         given: Recipe | None = None,
         resumed: dict[str, Any] | None = None,
+        workers: int | None = None,
     ) -> None:
-        self.given = given
+        self.given, self.workers = given, asked.workers if workers is None else workers
         self.asked, self.folder, self.processes, self.resumed = asked, folder, all_processes, resumed
         self.watch = watch if all_processes.main else Watcher()
         self.begun = resumed is not None
@@ -293,7 +293,7 @@ class _Fit:
             self.clock("teacher")
         outcome = train(
             network, found, recipe=recipe, compute=self.compute, preprocess=preprocess, folder=self.folder, seed=self.asked.seed,
-            seconds=self.seconds_to_train(), cache=cache, workers=self.asked.workers, processes=self.processes, stop=self.stop,
+            seconds=self.seconds_to_train(), cache=cache, workers=self.workers, processes=self.processes, stop=self.stop,
             tensorboard=self.asked.tensorboard, targets=targets, teacher=taught_by, progress=self.watch.progress, say=self.watch.say,
         )  # fmt: skip
         self.clock("train")

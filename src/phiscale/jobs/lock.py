@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+ORPHANS = 10.0  # seconds in which the reading processes of a killed one, which hold its lock too, are gone
 LOCK = ".lock"  # inside the run folder: the holder's process id, boot id and host
 
 
@@ -34,6 +36,7 @@ def locked(folder: Path) -> Generator[None]:
 def _take(path: Path) -> int | None:
     if fcntl is None:
         return None
+    until = time.monotonic() + ORPHANS
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -41,6 +44,9 @@ def _take(path: Path) -> int | None:
         except OSError:
             holder = _holder(path)
             os.close(descriptor)
+            if _gone(holder) and time.monotonic() < until:
+                time.sleep(0.05)
+                continue
             raise RunError(
                 f"{path.parent} is being trained into by process {holder.get('pid', '?')} on {holder.get('host', '?')}; "
                 "wait for it, stop it, or name another folder with -o"
@@ -51,6 +57,19 @@ def _take(path: Path) -> int | None:
     os.ftruncate(descriptor, 0)  # a dead process's
     os.write(descriptor, json.dumps({"pid": os.getpid(), "boot": _boot(), "host": socket.gethostname()}).encode())
     return descriptor
+
+
+def _gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    if holder.get("boot") != _boot() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _holder(path: Path) -> dict[str, Any]:
