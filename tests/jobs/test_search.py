@@ -77,9 +77,15 @@ def test_the_folder_holds_every_run_and_a_page(result: Result) -> None:
     assert {row["state"] for row in rows} <= {"done", "pruned"}
     assert sum(row["state"] == "done" and row["seed"] != "0" for row in rows) == 4  # two finalists, two fresh seeds
     page = (result.folder / "report.html").read_text()
-    assert page.count("<svg") >= 4
+    assert page.count("<svg") == 5
     assert "<script" not in page
-    for name in ("Parallel coordinates", "Learning curves", "Points of the grid", "Accuracy against multiply-adds"):
+    for name in (
+        "Parallel coordinates",
+        "Learning curves",
+        "The surface of equal cost",
+        "Accuracy against multiply-adds",
+        "Accuracy against latency",
+    ):
         assert name in page
     assert not any((result.folder / "work").iterdir())  # checkpoints of finished runs are gone
 

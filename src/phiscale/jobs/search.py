@@ -32,7 +32,8 @@ from phiscale.search.study import Findings, Run, Study, give_folder
 from phiscale.version import VERSION
 
 ABOUT, COEFFICIENTS, TRIALS, CURVES, REPORT = "study.json", "coefficients.toml", "trials.csv", "curves.csv", "report.html"
-DATABASE = "study.db"
+LATENCY, DATABASE = "latency.csv", "study.db"
+CLOCKED = 0.3  # seconds that each network's latency is measured for
 LOOK = 1.0  # seconds between two looks at the study
 Show = Callable[[Sequence[Run]], None]
 
@@ -304,8 +305,44 @@ def _run(study: Study, folder: Path, *, images: str, workers: int, threads: int 
     write_text(folder / COEFFICIENTS, coefficients_toml(study.setup, found))
     write_text(folder / TRIALS, trials_csv(runs))
     write_text(folder / CURVES, curves_csv(runs))
-    write_study(folder / REPORT, setup=study.setup, runs=runs, findings=found)
+    clock, latency = _clocked(folder, runs, found)
+    write_study(folder / REPORT, setup=study.setup, runs=runs, findings=found, latency=latency, clock=clock)
     return Result(folder=folder, findings=found, runs=tuple(runs))
+
+
+def _clocked(folder: Path, runs: Sequence[Run], found: Findings) -> tuple[str, dict[str, float]]:
+    """How, and milliseconds of one image by key, of every network that was trained whole: measured once, kept in latency.csv."""
+    from phiscale.deploy.latency import bench, setting
+
+    wanted = {run.point.key: run.point for run in runs if run.state == "done" or run.point.key in {one.key for one in found.standings}}
+    where, file = setting(), folder / LATENCY
+    rows = _latency_rows(file)
+    if {row["key"] for row in rows} != set(wanted):
+        measured = bench({key: point.design for key, point in wanted.items()}, seconds=CLOCKED)
+        columns = ("key", "p50_ms", "runtime", "precision", "threads", "n")
+        cells = [
+            (key, f"{of.p50:.4g}", of.setting.runtime, of.setting.precision, str(of.setting.threads), str(of.n)) for key, of in measured
+        ]
+        rows = [dict(zip(columns, each, strict=True)) for each in cells]
+        out = io.StringIO()
+        table = csv.DictWriter(out, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write_text(file, out.getvalue())
+    said = (
+        f"Median of one image: {where.runtime}, {where.precision}, {where.threads} threads, random weights, on the machine of this study."
+    )
+    return said, {row["key"]: float(row["p50_ms"]) for row in rows}
+
+
+def _latency_rows(file: Path) -> list[dict[str, str]]:
+    """What was measured before; none where the file can't be read."""
+    try:
+        with file.open(encoding="utf-8", newline="") as text:
+            rows = list(csv.DictReader(text))
+        return [row for row in rows if float(row["p50_ms"]) > 0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _train(study: Study, folder: Path | None, *, images: str, workers: int, threads: int | None, show: Show | None) -> None:

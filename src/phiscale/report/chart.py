@@ -22,7 +22,10 @@ Format = Callable[[float], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Points joined by a line with its name at the end. tone: a, b or c (colours of the style sheet), or grid (thin, no dots)."""
+    """Points joined by a line with its name at the end.
+
+    tone: a, b, c or d (colours of the style sheet); or grid or contour (thin, no dots; the first of `names` stands where the line begins)
+    """
 
     label: str
     points: Sequence[Point]
@@ -31,6 +34,16 @@ class Line:
     names: Sequence[str] = ()  # written beside the points
     hints: Sequence[str] = ()  # shown when a point is pointed at
     spreads: Sequence[float] = ()  # half the height of a bar through each point: a standard deviation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A shaded rectangle between two corners; share: 0 (palest) to 1."""
+
+    low: Point
+    high: Point
+    share: float
+    hint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +100,15 @@ def chart(
     lines: Sequence[Line],
     limit: tuple[float, str] | None = None,
     mark: tuple[Point, str] | None = None,
+    rings: Sequence[tuple[Point, str]] = (),
+    cells: Sequence[Cell] = (),
 ) -> Markup:
     """A line chart. `about` is what a reader who can't see it should know; `limit` a horizontal line; `mark` one special point.
 
+    `rings` go around points that are nearly as special; `cells` shade the ground.
     `name` makes the ids unique in the page. Points that are not finite are left out.
     """
-    parts = [_grid(x, y)]
+    parts = [_cell(x, y, cell) for cell in cells] + [_grid(x, y)]
     ends: list[tuple[float, str, str]] = []
     if limit:
         at = _y(y, limit[0])
@@ -106,7 +122,11 @@ def chart(
         if line.joined and len(at) > 1:
             path = " ".join(f"{px},{py}" for px, py in at)
             parts.append(Markup('<polyline class="line {}" points="{}"/>').format(line.tone, path))
-        if line.tone != "grid" and (not line.joined or len(at) <= 40):
+        if line.tone in ("grid", "contour"):
+            below = 13 if at[0][1] < TOP + LINE else -4
+            label = Markup('<text class="name" x="{}" y="{}">{}</text>')
+            parts += [label.format(at[0][0] + 3, at[0][1] + below, text) for text in line.names[:1]]
+        elif not line.joined or len(at) <= 40:
             names = [*line.names, *[""] * (len(at) - len(line.names))]
             hints = [*line.hints, *[""] * (len(at) - len(line.hints))]
             for (px, _), (_, vy), spread in zip(at, points, line.spreads, strict=False):
@@ -121,6 +141,8 @@ def chart(
                     parts.append(Markup('<text class="name" x="{}" y="{}">{}</text>').format(px + 6, py + 13, text))
         if line.label and line.joined:
             ends.append((at[-1][1], line.label, line.tone))
+    for (vx, vy), text in rings:
+        parts.append(Markup('<circle class="ring" cx="{}" cy="{}" r="6.5"><title>{}</title></circle>').format(_x(x, vx), _y(y, vy), text))
     if mark:
         (vx, vy), text = mark
         parts.append(Markup('<circle class="mark" cx="{}" cy="{}" r="6"><title>{}</title></circle>').format(_x(x, vx), _y(y, vy), text))
@@ -160,6 +182,13 @@ def _x(axis: Axis, value: float) -> float:
 
 def _y(axis: Axis, value: float) -> float:
     return round(HEIGHT - BOTTOM - axis.place(value) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def _cell(x: Axis, y: Axis, cell: Cell) -> Markup:
+    left, right, top, under = _x(x, cell.low[0]), _x(x, cell.high[0]), _y(y, cell.high[1]), _y(y, cell.low[1])
+    return Markup('<rect class="cell" x="{}" y="{}" width="{:.1f}" height="{:.1f}" opacity="{:.2f}"><title>{}</title></rect>').format(
+        left, top, right - left, under - top, 0.06 + 0.5 * cell.share, cell.hint
+    )
 
 
 def _grid(x: Axis, y: Axis) -> Markup:
