@@ -118,11 +118,12 @@ def test_fewer_than_two_classes_are_an_error(names: tuple[str, ...], tmp_path: P
 
 def test_images_are_normalised_as_the_weights_say(stripes: Path, tiny: Path, tmp_path: Path) -> None:
     """Not as the network was published: weights of one network were trained with several means."""
-    from phiscale.architecture import Preprocess
+    from phiscale.architecture import Design, Preprocess
     from phiscale.weights import create_model, save_model
 
     own = Preprocess(crop=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bilinear")
-    save_model(tmp_path / "weights", model_or_state=create_model(TINY, seed=0), design=TINY, preprocess=own)
+    design = Design.read(tiny)
+    save_model(tmp_path / "weights", model_or_state=create_model(design, seed=0), design=design, preprocess=own)
     made = fit(stripes, network=tiny, weights=tmp_path / "weights", epochs=1, batch=8, out=tmp_path / "run").folder
     for file in (made / "config.json", made / "bundle" / "preprocess.json"):
         said = json.loads(file.read_text())
