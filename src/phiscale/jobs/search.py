@@ -312,26 +312,26 @@ def _run(study: Study, folder: Path, *, images: str, workers: int, threads: int 
 
 def _clocked(folder: Path, runs: Sequence[Run], found: Findings) -> tuple[str, dict[str, float]]:
     """How, and milliseconds of one image by key, of every network that was trained whole: measured once, kept in latency.csv."""
-    from phiscale.deploy.latency import bench, setting
+    from phiscale.deploy.latency import bench
 
     wanted = {run.point.key: run.point for run in runs if run.state == "done" or run.point.key in {one.key for one in found.standings}}
-    where, file = setting(), folder / LATENCY
+    file = folder / LATENCY
     rows = _latency_rows(file)
     if {row["key"] for row in rows} != set(wanted):
         measured = bench({key: point.design for key, point in wanted.items()}, seconds=CLOCKED)
         columns = ("key", "p50_ms", "runtime", "precision", "threads", "n")
-        cells = [
-            (key, f"{of.p50:.4g}", of.setting.runtime, of.setting.precision, str(of.setting.threads), str(of.n)) for key, of in measured
+        rows = [
+            dict(zip(columns, map(str, (key, f"{of.p50:.4g}", w.runtime, w.precision, w.threads, of.n)), strict=True))
+            for key, of in measured
+            for w in (of.setting,)
         ]
-        rows = [dict(zip(columns, each, strict=True)) for each in cells]
         out = io.StringIO()
         table = csv.DictWriter(out, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
         write_text(file, out.getvalue())
-    said = (
-        f"Median of one image: {where.runtime}, {where.precision}, {where.threads} threads, random weights, on the machine of this study."
-    )
+    how = "; ".join(sorted({f"{row['runtime']}, {row['precision']}, {row['threads']} threads" for row in rows}))
+    said = f"Median of one image ({how}), random weights, on the machine of this study."
     return said, {row["key"]: float(row["p50_ms"]) for row in rows}
 
 
@@ -340,7 +340,7 @@ def _latency_rows(file: Path) -> list[dict[str, str]]:
     try:
         with file.open(encoding="utf-8", newline="") as text:
             rows = list(csv.DictReader(text))
-        return [row for row in rows if float(row["p50_ms"]) > 0]
+        return [row for row in rows if float(row["p50_ms"]) > 0 and {"key", "runtime", "precision", "threads"} <= set(row)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
