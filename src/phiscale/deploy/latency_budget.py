@@ -14,10 +14,11 @@ from pathlib import Path
 
 from phiscale.architecture.design import Design
 from phiscale.architecture.scaling import Coefficients, scale
+from phiscale.atomic import write_text
 from phiscale.cost import cost
 from phiscale.cost.budget import SMALLEST_PHI, Budget, amount_text, fit_budget, largest_phi
 from phiscale.deploy.latency import LatencyStats, Setting, measure, setting
-from phiscale.errors import ArgumentError, BudgetError
+from phiscale.errors import ArgumentError, BudgetError, RunError
 from phiscale.runtime.engines import RUNTIMES
 from phiscale.runtime.machine import free_bytes, machine
 
@@ -195,15 +196,10 @@ def _remembered(path: Path | None) -> dict[str, dict[str, object]]:
 
 
 def _remember(path: Path, key: str, stats: LatencyStats) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_text(json.dumps(_remembered(path) | {key: stats.to_dict()}), encoding="utf-8")
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError:
+        write_text(path, json.dumps(_remembered(path) | {key: stats.to_dict()}))
+    except (OSError, RunError):
         pass  # a home that can't be written costs the time of measuring again, nothing else
 
 

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from phiscale.architecture import Design, Preprocess
 from phiscale.architecture.layout import difference, layout
+from phiscale.atomic import replacing, write_text
 from phiscale.errors import ArgumentError, SpecError, WeightsError
 from phiscale.nn import Network
 from phiscale.version import VERSION
@@ -31,7 +31,8 @@ def save_model(
 ) -> Path:
     """Write the folder, each file atomically, `config.json` with the weights' checksum last; give back the folder.
 
-    ArgumentError where labels don't fit the classifier; WeightsError where the weights are not the design's or not finite.
+    ArgumentError where labels don't fit the classifier; WeightsError where the weights are not the design's or not finite;
+    RunError where the disk is full.
     """
     spec = design.spec
     if labels is not None and len(labels) != spec.num_classes:
@@ -45,7 +46,8 @@ def save_model(
     check_finite(tensors, design.name)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / MODEL, lambda path: save_file(tensors, path, {"format": "pt"}))
+    with replacing(folder / MODEL) as temporary:
+        temporary.write_bytes(save(tensors, {"format": "pt"}))  # save_file has an error of its own for a full disk
     config = {
         "schema": SCHEMA,
         "library": "phiscale",
@@ -56,9 +58,9 @@ def save_model(
         "sha256": sha256(folder / MODEL),
     }
     if labels is not None:
-        _write(folder / LABELS, lambda path: path.write_text(labels_text(labels), encoding="utf-8"))
+        write_text(folder / LABELS, labels_text(labels))
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-    _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))  # odd bytes as JSON escapes
+    write_text(folder / CONFIG, text.encode("utf-8", "backslashreplace").decode())  # odd bytes of names as JSON escapes
     return folder
 
 
@@ -101,15 +103,3 @@ def labels_text(labels: Sequence[str]) -> str:
     """One label a line; a label with line breaks, surrounding space or a leading quote is written as a JSON string."""
     odd = [not label or label != label.strip() or label.startswith('"') or not label.isprintable() for label in labels]
     return "".join((json.dumps(label) if o else label) + "\n" for label, o in zip(labels, odd, strict=True))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Through a temporary neighbour, synced, then renamed: the name never shows half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
