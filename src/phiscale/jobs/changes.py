@@ -20,6 +20,8 @@ class Changes(TypedDict, total=False):
         Each block learns at so much of the rate of the block after it; 1 = all alike.
     frozen_stages
         The stem and so many first stages keep their weights; -1: none is frozen.
+    imitate
+        For weights cut out of a larger network's: steps of learning to answer as it does, first of all.
     ema_decay
         Of the averaged weights, which are evaluated and kept; 0 = none.
     dropout
@@ -76,6 +78,7 @@ class Changes(TypedDict, total=False):
     body_rate: float
     layer_decay: float
     frozen_stages: int
+    imitate: int
     ema_decay: float
     dropout: float
     dropout_samples: int

@@ -19,7 +19,7 @@ from phiscale.architecture.toml import dumps
 from phiscale.atomic import as_run_error, sweep, write_text
 from phiscale.cost import Budget
 from phiscale.data.find import ImageSet, find_images
-from phiscale.data.load import ImageDataset, open_images, typical_side
+from phiscale.data.load import ImageCache, ImageDataset, open_images, typical_side
 from phiscale.deploy.bundle import export_bundle
 from phiscale.errors import ArgumentError, RunError, StoppedError
 from phiscale.jobs.changes import Changes
@@ -42,16 +42,18 @@ from phiscale.jobs.run import (
 )
 from phiscale.jobs.watch import Watcher
 from phiscale.kernels import release_freed_memory
+from phiscale.nn import Network
 from phiscale.report import write_card, write_report
 from phiscale.runtime.image import printable
 from phiscale.runtime.machine import machine
 from phiscale.runtime.transform import normalise
 from phiscale.training import Compute, Recipe, Scores, evaluate, train
 from phiscale.training.compute import Precision
+from phiscale.training.imitate import imitate
 from phiscale.training.processes import TIMEOUT, Processes, processes
 from phiscale.training.recipes import named, read_recipe
 from phiscale.training.stop import Stop
-from phiscale.training.teacher import load_teacher
+from phiscale.training.teacher import TaughtBy, load_teacher
 from phiscale.version import VERSION
 from phiscale.weights import create_model
 from phiscale.weights.models import Loaded, load_weights
@@ -285,6 +287,8 @@ class _Fit:
         if self.processes.main:
             self.begin(found, design, recipe, held)
         self.begun = True
+        if recipe.imitate and not any((self.folder / "checkpoint").glob("*.pt")):
+            self.imitate(network, found, recipe, preprocess, cache)
         targets = None
         if recipe.pseudo.rounds:
             labels = self.pseudo_labels(found, design, recipe)
@@ -438,6 +442,20 @@ class _Fit:
         write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
         write_skipped(self.folder / SKIPPED, found.skipped)
         self.watch.began(self.folder)
+
+    def imitate(self, network: Network, found: ImageSet, recipe: Recipe, preprocess: Preprocess, cache: ImageCache) -> None:
+        """Let weights that were cut learn from the network they were cut from, on the images at hand, in its own classes."""
+        record = self.loaded.record if self.loaded is not None else None
+        if record is None or self.loaded is None or self.loaded.inheritance is None:
+            raise ArgumentError("imitate is for weights that were carried over from another size; these weren't")
+        self.watch.say(f"learning from {record.name} for {recipe.imitate} steps")
+        whole = create_model(network.spec.with_classes(record.num_classes), weights=self.weights_or_none())
+        source = TaughtBy(model=create_model(record.network, weights=record).eval(), preprocess=preprocess, student=preprocess)
+        varied = ImageDataset(found, "train", preprocess=preprocess, augment=recipe.augment, seed=self.asked.seed, cache=cache)
+        imitate(whole, source, varied, steps=recipe.imitate, tell=self.watch.progress)
+        body = {key: value for key, value in whole.state_dict().items() if not key.startswith("classifier.")}
+        network.load_state_dict(network.state_dict() | body)
+        self.clock("imitate")
 
     def pseudo_labels(self, found: ImageSet, design: Design, recipe: Recipe) -> PseudoLabels:
         """A teacher's labels for the unlabelled images: what the folder has of them, else of a teacher that is trained first."""

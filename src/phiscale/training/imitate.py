@@ -1,7 +1,10 @@
 """Before training: a network with cut weights learns to answer as the one that they were cut from does."""
 
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from phiscale.data.load import ImageDataset, make_loader, mix
 from phiscale.data.transform import normalise
@@ -10,41 +13,38 @@ from phiscale.nn import Network
 from phiscale.training.objective import Teacher, distillation
 from phiscale.training.recipe import Loss, Schedule
 
-RATE = 1e-3  # AdamW's, at its highest
+Progress = Callable[[str, int, int], None]  # (what, done, total), in images
+RATE, BATCH = 1e-3, 32  # AdamW's rate at its highest; images a step
 
 
-def imitate(
-    student: Network, source: Teacher, images: ImageDataset, *, steps: int, batch: int = 32, device: torch.device | None = None
-) -> None:
+def imitate(student: Network, source: Teacher, images: ImageDataset, *, steps: int, tell: Progress | None = None) -> None:
     """Change the weights of `student`, all of them, in `steps` steps of distillation from `source` on `images` as training varies them.
 
     Labels play no part, so that both have the classes that the source was trained on. The same for the same images and seed.
-    Source: distillation from a larger network after pruning, as in arXiv 2106.05237 (the same view for both).
+    Source: arXiv 2106.05237 (the teacher sees the same view).
     """
-    device = device or next(student.parameters()).device
-    student.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    accelerate(student)
+    device = next(student.parameters()).device
+    student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    accelerate(student).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=0.02)
     schedule, part = Schedule(warmup=0.2), Loss(temperature=2.0)
-    loader = make_loader(images, batch=min(batch, len(images)), shuffle=True)
-    batches = loader.batch_sampler
-    done = 0
-    student.train()
-    for epoch in range(steps):
-        batches.epoch = epoch  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-        for pixels, _, _ in loader:
-            if done == steps:
-                break
-            torch.manual_seed(mix(images.seed, done, 2))
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * schedule.rate(done, steps, 1)
-            x = normalise(pixels.to(device).contiguous(memory_format=torch.channels_last), images.preprocess)
-            loss = distillation(student(x).float(), source(x), part)
-            loss.backward()
-            nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            done += 1
-        if done == steps:
-            break
+    loader = make_loader(images, batch=min(BATCH, len(images)), shuffle=True)
+
+    def batches() -> Iterator[Tensor]:
+        for epoch in count():
+            loader.batch_sampler.epoch = epoch  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+            for pixels, _, _ in loader:
+                yield pixels
+
+    for step, pixels in enumerate(islice(batches(), steps)):
+        torch.manual_seed(mix(images.seed, step, 2))
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * schedule.rate(step, steps, 1)
+        x = normalise(pixels.to(device).contiguous(memory_format=torch.channels_last), images.preprocess)
+        distillation(student(x).float(), source(x), part).backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if tell is not None:
+            tell("learning from its source", (step + 1) * BATCH, steps * BATCH)
     restore(student).eval()

@@ -201,6 +201,7 @@ class Recipe:
     from_random    start from random weights where none are named
     probe          start from a linear probe on frozen features, and keep it if nothing after it is better
     freeze_norms   batch norms keep their statistics and count as part of their convolutions
+    imitate        steps in which weights that were cut out of a larger network's learn to answer as it does, before anything else
     adapt_norms    measure the batch norms' statistics anew on the training images before anything else
     frozen_stages  the stem and so many first stages keep their weights; -1: none is frozen
     ema_decay      of the averaged weights, which are the ones evaluated and kept; 0 = none
@@ -225,6 +226,7 @@ class Recipe:
     from_random: bool = False
     probe: bool = True
     freeze_norms: bool = True
+    imitate: int = 0
     adapt_norms: bool = False
     frozen_stages: int = -1
     dropout: float = 0.0
@@ -250,6 +252,7 @@ class Recipe:
             ("rate_batch", 0, 10**6),
             ("frozen_stages", -1, 64),
             ("patience", 0, 10**5),
+            ("imitate", 0, 10**6),
         ):
             check_int("recipe", name, getattr(self, name), low, high)
         limits = (
