@@ -50,7 +50,7 @@ kernels = [
         f"phiscale.kernels._{level}",
         "src/phiscale/kernels/source/kernels.cpp",
         ("simd", "norm", "depthwise"),
-        f"-std=c++20 -Wno-psabi {flags}",
+        f"-std=c++20 -Wno-psabi -fno-predictive-commoning {flags}",  # it keeps more between iterations than there are registers
     )
     for level, flags in levels.items()
 ]

@@ -1,99 +1,207 @@
-"""A training step of ours, timm's and torchvision's, side by side.   python benchmarks/training.py [--network NAME] > training.csv
+"""Training steps of ours beside timm's and torchvision's:   python benchmarks/training.py --csv benchmarks/training.csv
 
-One process, random weights and pictures, plain SGD; the candidates take turns step by step, so that a machine that drifts or is shared
-slows all alike. One row a candidate: median wall and processor milliseconds of a step (processor time counts waiting threads too; with
---threads 1 it is what the step costs on a shared machine), images a second, and how many times as fast as timm fp32 NCHW by
-processor time and by wall. `frozen` is fine-tuning with fixed norm statistics; the others learn them. Everyone gets our allocator setting.
+One process a candidate, as a user would start it, so each has its own allocator and its own peak memory. Ours stays; the peers come one
+after the other, and take turns with ours step by step, so that a machine that drifts or is shared slows both alike: what counts is the
+ratio of their times turn by turn. Random weights and pictures, plain SGD, batch statistics learned by all.
+
+A peer runs in float32 or under bfloat16 autocast, in either layout, eager or compiled (`torch.compile`'s default, after its compilation),
+and once more with the allocator setting that `phiscale fit` makes for itself. The CSV has a row a candidate and setting: images a second
+(median), how many times as fast ours is (median over the turns, and its quartiles), peak MiB of the process, and n; the lines that
+start with # say machine, versions and command.
 """
 
 import argparse
+import contextlib
 import csv
 import platform
+import resource
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
-import timm
-import torch
-import torch.nn.functional as F
-import torchvision
-from torch import nn
-
-from phiscale import kernels
-from phiscale.architecture.catalog import design
-from phiscale.nn import Network
-
-FORMATS = {"NCHW": torch.contiguous_format, "CL": torch.channels_last}
+THREADS = 2
 
 
-def candidates(name: str) -> dict[str, nn.Module]:
-    """Networks of one architecture, by who made them."""
-    found: dict[str, nn.Module] = {}
-    timms = "tf_" + name if "lite" in name else name
-    for layout in FORMATS:
-        found[f"timm fp32 {layout}"] = timm.create_model(timms)
-        if hasattr(torchvision.models, name):
-            found[f"torchvision fp32 {layout}"] = getattr(torchvision.models, name)()
-    found["timm bf16 CL"] = timm.create_model(timms)
-    for kind in ("pure torch", "ours"):
-        for frozen in ("", " frozen"):
-            network = Network(design(name).spec)
-            if frozen:
-                kernels.freeze_norms(network)
-            found[f"phiscale {kind} fp32 CL{frozen}"] = kernels.accelerate(network) if kind == "ours" else network
-    found["phiscale ours bf16 CL"] = kernels.accelerate(Network(design(name).spec))
-    return found
+@dataclass(frozen=True)
+class Setting:
+    network: str
+    size: int
+    batch: int
 
 
-def stepper(label: str, model: nn.Module, size: int, batch: int) -> Callable[[], None]:
-    layout = FORMATS["CL" if "CL" in label else "NCHW"]
+SETTINGS = {
+    "b0-224": Setting("efficientnet_b0", 224, 32),
+    "b0-128": Setting("efficientnet_b0", 128, 64),
+    "lite0-224": Setting("efficientnet_lite0", 224, 32),
+    "v2s-224": Setting("efficientnet_v2_s", 224, 16),
+}
+OURS = "phiscale bf16"
+PEERS = [
+    f"{who} {how}"
+    for who in ("timm", "torchvision")
+    for how in ("bf16 CL", "bf16 CL kept", "fp32 CL", "bf16 NCHW", "fp32 NCHW", "bf16 CL compiled", "fp32 CL compiled")
+]
+
+
+# --- a candidate, in its own process ---------------------------------------------------------------
+
+
+def worker(label: str, setting: Setting) -> None:
+    """Warm up, say so, then a step for each line on standard input, answered with its seconds; at the end peak MiB."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.set_num_threads(THREADS)
+    who, *how = label.split()
+    if who == "phiscale":
+        from phiscale import kernels
+        from phiscale.architecture.catalog import design
+        from phiscale.nn import Network
+
+        kernels.keep_freed_memory()
+        model: nn.Module = Network(design(setting.network).spec)
+        if "pure" not in how:
+            kernels.accelerate(model)
+        how.append("CL")
+    elif who == "timm":
+        import timm
+
+        names = {"efficientnet_lite0": "tf_efficientnet_lite0", "efficientnet_v2_s": "tf_efficientnetv2_s"}
+        model = timm.create_model(names.get(setting.network, setting.network))
+    else:
+        import torchvision
+
+        model = getattr(torchvision.models, setting.network)()
+    if "kept" in how:
+        from phiscale.kernels import keep_freed_memory
+
+        keep_freed_memory()
+    layout = torch.channels_last if "CL" in how else torch.contiguous_format
     model.to(memory_format=layout).train()  # pyright: ignore[reportCallIssue]
-    images = torch.randn(batch, 3, size, size).contiguous(memory_format=layout)
-    labels = torch.randint(0, 1000, (batch,))
+    run = torch.compile(model) if "compiled" in how else model
+    images = torch.randn(setting.batch, 3, setting.size, setting.size).contiguous(memory_format=layout)
+    labels = torch.randint(0, 1000, (setting.batch,))
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16) if "bf16" in label else nullcontext():
-            logits = model(images)
+        with torch.autocast("cpu", torch.bfloat16) if "bf16" in how else contextlib.nullcontext():
+            logits = run(images)
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    for _ in range(2):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        print(time.perf_counter() - start, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+
+
+class Candidate:
+    def __init__(self, label: str, setting: str) -> None:
+        command = [sys.executable, __file__, "--worker", label, "--settings", setting]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def step(self) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.read())
+
+    def end(self) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        peak = float(self.read())
+        self.process.wait()
+        return peak
+
+
+# --- the race --------------------------------------------------------------------------------------
+
+
+def race(name: str, labels: list[str], rounds: int) -> list[list[str]]:
+    """Rows of the CSV of one setting."""
+    setting, rows = SETTINGS[name], []
+    ours, own_times = Candidate(OURS, name), []
+    ours.read()
+    for label in labels:
+        if label.startswith("torchvision") and "lite" in setting.network:
+            continue  # torchvision has none
+        peer = Candidate(label, name)
+        if peer.read() != "ready":
+            print(f"{label} does not run here", file=sys.stderr)
+            continue
+        turns = [(ours.step(), peer.step()) for _ in range(rounds)]
+        own_times += [own for own, _ in turns]
+        ratios = [other / own for own, other in turns]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        speed = setting.batch / statistics.median(other for _, other in turns)
+        values = f"{speed:.1f}", f"{statistics.median(ratios):.2f}", f"{low:.2f}", f"{high:.2f}", f"{peer.end():.0f}", str(rounds)
+        rows.append([name, label, *values])
+        print(*rows[-1], file=sys.stderr)
+    speed = setting.batch / statistics.median(own_times)
+    rows.insert(0, [name, OURS, f"{speed:.1f}", "1", "1", "1", f"{ours.end():.0f}", str(len(own_times))])
+    print(*rows[0], file=sys.stderr)
+    return rows
+
+
+def processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--peers", default="", help="only those whose names hold one of these words, comma separated")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--csv", type=Path, help="rows of other settings that it holds are kept")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    kernels.keep_freed_memory()
-    steps = {label: stepper(label, model, given.size, given.batch) for label, model in candidates(given.network).items()}
-    times: dict[str, list[tuple[float, float]]] = {label: [] for label in steps}
-    for turn in range(given.rounds + 1):  # the first warms up
-        for label, step in steps.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            step()
-            if turn:
-                times[label].append((time.perf_counter() - wall, time.process_time() - processor))
-    machine = f"{given.threads} threads, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}, kernels: {kernels.status()}"
+    names = given.settings.split(",")
+    if given.worker:
+        return worker(given.worker, SETTINGS[names[0]])
+    import timm
+    import torch
+    import torchvision
+
+    from phiscale import kernels
+
+    labels = [label for label in PEERS if not given.peers or any(word in label for word in given.peers.split(","))]
+    rows = [row for name in names for row in race(name, labels, given.rounds)]
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
-    print(f"# {given.network} at {given.size} px, batch {given.batch}, {given.rounds} rounds; {machine}; {versions}")
-    out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(("candidate", "wall_ms", "processor_ms", "images_per_second", "times_wall", "times_processor"))
-    base = times["timm fp32 NCHW"]
-    for label, own in times.items():
-        wall, processor = (statistics.median(pair[part] for pair in own) for part in (0, 1))
-        ratios = (statistics.median(a[part] / b[part] for a, b in zip(base, own, strict=True)) for part in (0, 1))  # turn by turn
+    about = [
+        f"# {processor()}, {THREADS} threads; {versions}; kernels: {kernels.status()}",
+        f"# python {' '.join(sys.argv)}",
+    ]
+    kept: list[list[str]] = []
+    if given.csv and given.csv.exists():
+        done = {(row[0], row[1]) for row in rows}
+        lines = [line for line in given.csv.read_text().splitlines() if not line.startswith("#")]
+        kept = [row for row in list(csv.reader(lines))[1:] if (row[0], row[1]) not in done]
+    order = list(SETTINGS)
+    with open(given.csv, "w") if given.csv else contextlib.nullcontext(sys.stdout) as file:
+        print(*about, sep="\n", file=file)
+        out = csv.writer(file, lineterminator="\n")
         out.writerow(
-            (label, f"{wall * 1e3:.0f}", f"{processor * 1e3:.0f}", f"{given.batch / wall:.1f}", *(f"{ratio:.2f}" for ratio in ratios))
+            ("setting", "candidate", "images_per_second", "ours_times_as_fast", "lower_quartile", "upper_quartile", "peak_mib", "n")
         )
+        out.writerows(sorted(kept + rows, key=lambda row: (order.index(row[0]), float(row[3]))))
+    return None
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@
 // loops know no edges, no channel stride, no half precision and no asymmetric padding, and all they touch stays in the first cache.
 // Sums are made in an order that depends on the shapes alone: results do not change with the number of threads.
 #pragma once
+#include <type_traits>
+#include <utility>
+
 #include "simd.h"
 
 namespace {
@@ -13,47 +16,59 @@ struct Shape { int64_t n, h, w, c, oh, ow, top, left; };
 
 constexpr int CHUNKS = 16;  // partial sums of the weight's gradient, each over a part of the batch
 
-template <class T> constexpr int GROUP = 64 / (LANES * int(sizeof(T))) > 1 ? 64 / (LANES * int(sizeof(T))) : 1;  // blocks in a cache line
+constexpr int MOST = 8;  // blocks of a task
 
-// a row of pixels as the convolution sees it
-template <class T> void load(V* to, const T* from, int64_t pixels, int64_t c, int n, const Norm& norm, int64_t at) {
-  if (!norm.scale) {
-    if (n == LANES) for (int64_t i = 0; i < pixels; i++) to[i] = read(from + i * c, LANES);
-    else for (int64_t i = 0; i < pixels; i++) to[i] = read(from + i * c, n);
-    return;
-  }
-  V scale = read(norm.scale + at, n), shift = read(norm.shift + at, n);
-  with_act(norm.act, [&]<int A>() {
-    if (n == LANES) for (int64_t i = 0; i < pixels; i++) to[i] = activate<A, sizeof(T) == 4>(read(from + i * c, LANES) * scale + shift);
-    else for (int64_t i = 0; i < pixels; i++) to[i] = activate<A, sizeof(T) == 4>(read(from + i * c, n) * scale + shift);
-  });
+// Blocks of channels that go down a map side by side: all of a cache line's, and as many more as keep their rings near the first cache,
+// since memory hands out lines in a row more readily than one here and one there.
+template <class T> int group(int64_t ring) {
+  constexpr int LINE = std::max(1, 64 / (LANES * int(sizeof(T))));
+  return int(std::clamp<int64_t>(64 * 1024 / (ring * int64_t(sizeof(V))), LINE, std::max(LINE, MOST))) / LINE * LINE;
 }
 
-// out[q * step] = sum of weight[i][j] * rows[i][q * S + j]
-template <int NI, int NJ, int S> void correlate(const V* const* rows, const V* weight, V* out, int64_t step, int64_t cols) {
-  constexpr int Q = REGISTERS >= 32 ? 8 : 4;  // as many independent sums as hide the latency of a multiply-add
-  int64_t c = 0;
-  for (; c + Q <= cols; c += Q) {
-    V sum[Q] = {};
-#pragma GCC unroll 7
-    for (int i = 0; i < NI; i++) {
-      const V* row = rows[i] + c * S;
-#pragma GCC unroll 7
-      for (int j = 0; j < NJ; j++) {
-        V w = weight[i * NJ + j];
-#pragma GCC unroll 8
-        for (int q = 0; q < Q; q++) sum[q] += w * row[q * S + j];
-      }
+// a row of pixels as the convolution sees it; `ahead` numbers further on is what will be asked for next
+template <class T> void load(V* to, const T* from, int64_t pixels, int64_t c, int n, const Norm& norm, int64_t at, int64_t ahead) {
+  V scale = norm.scale ? read(norm.scale + at, n) : V{}, shift = norm.scale ? read(norm.shift + at, n) : V{};
+  auto sweep = [&]<int A>(auto lanes) {
+#pragma GCC unroll 2
+    for (int64_t i = 0; i < pixels; i++) {
+      fetch(from + i * c + ahead);
+      V v = read(from + i * c, lanes);
+      if constexpr (A < 0) to[i] = v;
+      else to[i] = activate<A, sizeof(T) == 4>(v * scale + shift);
     }
-    for (int q = 0; q < Q; q++) out[(c + q) * step] = sum[q];
-  }
-  for (; c < cols; c++) {
-    V a{}, b{};
-    for (int i = 0; i < NI; i++)
+  };
+  auto by = [&](auto lanes) {
+    if (norm.scale) with_act(norm.act, [&]<int A>() { sweep.template operator()<A>(lanes); });
+    else sweep.template operator()<-1>(lanes);
+  };
+  if (n == LANES) by(std::integral_constant<int, LANES>{});
+  else by(n);
+}
+
+// out[q * step] = sum of weight[i][j] * rows[i][q * S + j], for q in [c, c + Q): Q independent sums hide the latency of a multiply-add
+template <int NI, int NJ, int S, int Q> inline void correlate_at(const V* const* rows, const V* weight, V* out, int64_t step, int64_t c) {
+  V sum[Q] = {};
 #pragma GCC unroll 7
-      for (int j = 0; j < NJ; j++) (j & 1 ? b : a) += weight[i * NJ + j] * rows[i][c * S + j];
-    out[c * step] = a + b;
+  for (int i = 0; i < NI; i++) {
+    const V* row = rows[i] + c * S;
+#pragma GCC unroll 7
+    for (int j = 0; j < NJ; j++) {
+      V w = weight[i * NJ + j];
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; q++) sum[q] += w * row[q * S + j];
+    }
   }
+#pragma GCC unroll 8
+  for (int q = 0; q < Q; q++) out[(c + q) * step] = sum[q];
+}
+template <int NI, int NJ, int S> void correlate(const V* const* rows, const V* weight, V* out, int64_t step, int64_t cols) {
+  constexpr int Q = REGISTERS >= 32 ? 8 : 4, R = Q / 2;
+  int64_t c = 0;
+  for (; c + Q <= cols; c += Q) correlate_at<NI, NJ, S, Q>(rows, weight, out, step, c);
+  if (c < cols && cols >= Q) return correlate_at<NI, NJ, S, Q>(rows, weight, out, step, cols - Q);  // some a second time
+  for (; c + R <= cols; c += R) correlate_at<NI, NJ, S, R>(rows, weight, out, step, c);
+  if (c < cols && cols >= R) return correlate_at<NI, NJ, S, R>(rows, weight, out, step, cols - R);
+  for (; c < cols; c++) correlate_at<NI, NJ, S, 1>(rows, weight, out, step, c);
 }
 
 // sums[i][j] += of every output pixel of a row: g * what tap (i, j) saw
@@ -61,6 +76,7 @@ template <int K, int S> void correlate_weight(const V* const* rows, const V* g, 
   constexpr int LINES = std::max(1, std::min(K, (REGISTERS - 4) / K));  // kernel rows whose sums fit the registers
   auto sweep = [&]<int I, int N>() {
     V sum[N * K];
+#pragma GCC unroll 49
     for (int k = 0; k < N * K; k++) sum[k] = sums[I * K + k];
     for (int64_t c = 0; c < cols; c++) {
       V v = g[c];
@@ -69,6 +85,7 @@ template <int K, int S> void correlate_weight(const V* const* rows, const V* g, 
 #pragma GCC unroll 7
         for (int j = 0; j < K; j++) sum[i * K + j] += v * rows[I + i][c * S + j];
     }
+#pragma GCC unroll 49
     for (int k = 0; k < N * K; k++) sums[I * K + k] = sum[k];
   };
   [&]<int... P>(std::integer_sequence<int, P...>) {
@@ -103,7 +120,7 @@ template <class T> struct Ring {
   const V* row(int64_t r) {  // in rising order, never further back than `count`
     if (r < 0 || r >= height) return memory + count * pitch;
     for (; next <= r; next++)
-      if (next > r - count) load(memory + next % count * pitch + before, map + next * full * c, width, c, n, *norm, at);
+      if (next > r - count) load(memory + next % count * pitch + before, map + next * full * c, width, c, n, *norm, at, full * c);
     return memory + r % count * pitch;
   }
 };
@@ -111,17 +128,17 @@ template <class T> struct Ring {
 // y, and where mean is given mean and variance of its channels
 template <class T, int K, int S>
 void forward(const Shape& s, const T* x, const Norm& norm, const float* weight, T* y, float* mean, float* var, int threads) {
-  constexpr int G = GROUP<T>;
-  int64_t width = LANES * G, groups = (s.c + width - 1) / width;
   int64_t cols = (s.ow - 1) * S + K, pitch = std::max(cols, s.left + 1);
+  const int G = group<T>((K + 1) * pitch);
+  int64_t width = LANES * G, groups = (s.c + width - 1) / width;
   std::vector<float> partial(mean ? size_t(s.n * 2 * s.c) : 0);
   run(threads, s.n * groups, [&](int64_t task) {
     int64_t image = task / groups, first = task % groups * width;
     int blocks = int(std::min<int64_t>(G, (s.c - first + LANES - 1) / LANES));
     V* memory = reinterpret_cast<V*>(scratch((G * ((K + 1) * pitch) + s.ow) * LANES));
     V* out = memory + G * (K + 1) * pitch;
-    Ring<T> ring[G];
-    V w[G][K * K], sum[G] = {}, square[G] = {}, origin[G] = {};
+    Ring<T> ring[MOST];
+    V w[MOST][K * K], sum[MOST] = {}, square[MOST] = {}, origin[MOST] = {};
     for (int b = 0; b < blocks; b++) {
       int64_t c = first + b * LANES;
       int n = int(std::min<int64_t>(LANES, s.c - c));
@@ -135,7 +152,7 @@ void forward(const Shape& s, const T* x, const Norm& norm, const float* weight, 
         correlate<K, K, S>(rows, w[b], out, 1, s.ow);
         T* to = y + (image * s.oh + o) * s.ow * s.c + ring[b].at;
         int n = ring[b].n;
-        if (n == LANES) for (int64_t i = 0; i < s.ow; i++) write(to + i * s.c, out[i], LANES);
+        if (n == LANES) for (int64_t i = 0; i < s.ow; i++) claim(to + (s.ow + i) * s.c), write(to + i * s.c, out[i], LANES);
         else for (int64_t i = 0; i < s.ow; i++) write(to + i * s.c, out[i], n);
         if (!mean) continue;
         if (o == 0) origin[b] = out[0];
@@ -163,21 +180,30 @@ void forward(const Shape& s, const T* x, const Norm& norm, const float* weight, 
 // needs of it; what is not wanted is null.
 template <class T, int K, int S>
 void backward(const Shape& s, const T* g, const T* x, const Norm& norm, const float* weight, T* dx, float* dw, float* sums, int threads) {
-  constexpr int G = GROUP<T>, HALO = (K - 1) / S, OF = K * K + 2;
+  constexpr int HALO = (K - 1) / S, OF = K * K + 2;
   const Norm plain{};
-  int64_t width = LANES * G, groups = (s.c + width - 1) / width, chunks = std::min<int64_t>(CHUNKS, s.n);
   int64_t cols = (s.ow - 1) * S + K, pitch = std::max(cols, s.left + 1), wide = (s.w + S - 1) / S + HALO + (S - 1 + s.left) / S;
+  const int G = group<T>((K + 1) * pitch);
+  int64_t width = LANES * G, groups = (s.c + width - 1) / width, chunks = std::min<int64_t>(CHUNKS, s.n);
   std::vector<float> partial(size_t(chunks * OF * s.c));
   run(threads, chunks * groups, [&](int64_t task) {
     int64_t chunk = task / groups, first = task % groups * width;
     int blocks = int(std::min<int64_t>(G, (s.c - first + LANES - 1) / LANES));
     int64_t each = (K + 1) * pitch + s.ow, other = (HALO + 2) * wide;
     V* memory = reinterpret_cast<V*>(scratch((G * std::max(each, other) + s.w + S) * LANES));
-    V *out = memory + G * std::max(each, other), w[G][K * K], total[G][OF] = {};
-    for (int b = 0; b < blocks; b++) taps<K>(w[b], weight, first + b * LANES, int(std::min<int64_t>(LANES, s.c - first - b * LANES)));
+    V *out = memory + G * std::max(each, other), flipped[MOST][K * K], total[MOST][OF] = {};
+    for (int b = 0; b < blocks; b++) {
+      V w[K * K];
+      taps<K>(w, weight, first + b * LANES, int(std::min<int64_t>(LANES, s.c - first - b * LANES)));
+      V* to = flipped[b];
+      for (int i = 0; i < S; i++)
+        for (int j = 0; j < S; j++)
+          for (int k = (K - i + S - 1) / S - 1; k >= 0; k--)
+            for (int l = (K - j + S - 1) / S - 1; l >= 0; l--) *to++ = w[(i + S * k) * K + j + S * l];
+    }
     for (int64_t image = s.n * chunk / chunks; image < s.n * (chunk + 1) / chunks; image++) {
       int64_t in = image * s.h * s.w * s.c, from = image * s.oh * s.ow * s.c;
-      Ring<T> ring[G];
+      Ring<T> ring[MOST];
       if (dw) {
         for (int b = 0; b < blocks; b++) {
           int64_t c = first + b * LANES;
@@ -188,7 +214,7 @@ void backward(const Shape& s, const T* g, const T* x, const Norm& norm, const fl
             const V* rows[K];
             for (int i = 0; i < K; i++) rows[i] = ring[b].row(o * S - s.top + i);
             V* line = memory + b * each + (K + 1) * pitch;
-            load(line, g + from + o * s.ow * s.c + ring[b].at, s.ow, s.c, ring[b].n, plain, 0);
+            load(line, g + from + o * s.ow * s.c + ring[b].at, s.ow, s.c, ring[b].n, plain, 0, s.ow * s.c);
             correlate_weight<K, S>(rows, line, total[b], s.ow);
           }
       }
@@ -203,9 +229,8 @@ void backward(const Shape& s, const T* g, const T* x, const Norm& norm, const fl
           for (int64_t p = 0; p < std::min<int64_t>(S, s.w); p++) {
             auto phase = [&]<int A, int B>() {
               constexpr int NI = (K - A + S - 1) / S, NJ = (K - B + S - 1) / S;
-              V part[NI * NJ];
-              for (int i = 0; i < NI; i++)
-                for (int j = 0; j < NJ; j++) part[i * NJ + j] = w[b][(A + S * (NI - 1 - i)) * K + B + S * (NJ - 1 - j)];
+              constexpr int FULL = (K + S - 1) / S;  // taps of phase 0
+              const V* part = flipped[b] + (A ? FULL * K : 0) + (B ? NI * FULL : 0);
               const V* rows[NI];
               for (int i = 0; i < NI; i++)
                 rows[i] = ring[b].row((h + s.top) / S - (NI - 1) + i) + (p + s.left) / S + HALO - (NJ - 1);
@@ -230,6 +255,7 @@ void backward(const Shape& s, const T* g, const T* x, const Norm& norm, const fl
             auto sweep = [&](auto lanes) {
 #pragma GCC unroll 2
               for (int64_t i = 0; i < s.w; i++) {
+                fetch(x + at + (s.w + i) * s.c), claim(dx + at + (s.w + i) * s.c);
                 V v = read(x + at + i * s.c, lanes), z = v * scale + shift, d = out[i] * slope<A, sizeof(T) == 4>(z);
                 one += d, two += d * (v - mean);
                 write(dx + at + i * s.c, d, lanes);

@@ -30,6 +30,9 @@ struct bf16 { uint16_t bits; };
 template <class A, class B> inline A as(B b) { static_assert(sizeof(A) == sizeof(B)); A a; memcpy(&a, &b, sizeof a); return a; }
 inline float widen(float v) { return v; }
 inline float widen(bf16 v) { return as<float>(uint32_t(v.bits) << 16); }
+// the line at p into the first cache; for writing it
+inline void fetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+inline void claim(void* p) { __builtin_prefetch(p, 1, 3); }
 inline V all(float v) { return V{} + v; }
 
 // the first n of LANES numbers at p; zeros after them
@@ -82,6 +85,13 @@ inline void write(bf16* p, V v, int n) {
 // 1 / (1 + exp(-z)). Exact to 2 units in the last place; otherwise to 2^-11, which bfloat16 does not notice.
 template <bool EXACT> inline V sigmoid(V z) {
   V t = z * -1.44269504f;
+#if defined(__AVX512DQ__)
+  if (!EXACT) {  // 2^t = 2^(t - floor t) scaled by floor t, which these instructions take themselves, infinities too
+    V f = V(_mm512_maskz_reduce_ps(0xffff, __m512(t), _MM_FROUND_TO_NEG_INF));
+    V p = ((f * 7.802452e-2f + 2.2606716e-1f) * f + 6.9583354e-1f) * f + 9.9992522e-1f;
+    return V(_mm512_maskz_rcp14_ps(0xffff, __m512(V(_mm512_maskz_scalef_ps(0xffff, __m512(p), __m512(t))) + 1.0f)));
+  }
+#endif
   t = t < -126.0f ? all(-126.0f) : t;
   t = t > 126.0f ? all(126.0f) : t;
   V r = t + 12582912.0f, f = t - (r - 12582912.0f);  // 1.5 * 2^23: the sum's last bits are the nearest integer
@@ -99,9 +109,6 @@ template <bool EXACT> inline V sigmoid(V z) {
     p = p * f + 1.0f;
   }
   V d = as<V>((as<U>(r) << 23) + as<U>(p)) + 1.0f;
-#if defined(__AVX512F__)
-  if (!EXACT) return V(_mm512_maskz_rcp14_ps(0xffff, __m512(d)));
-#endif
   return 1.0f / d;
 }
 
