@@ -44,7 +44,7 @@ def test_resume_goes_on_with_what_was_asked_and_nothing_else(run: Path, pictures
 
 def test_evaluate_by_run_and_by_bundle(run: Path, pictures: Path, tmp_path: Path, phiscale: Phiscale) -> None:
     by_torch = json.loads(phiscale("evaluate", run, pictures, "--json")[1])
-    status, out, _ = phiscale("evaluate", run / "bundle", pictures, "--json", "-o", tmp_path / "all.csv")
+    status, out, _ = phiscale("evaluate", run / "bundle", pictures, "--json", "--table", tmp_path / "all.csv")
     by_bundle = json.loads(out)
     assert status == 0
     assert set(by_torch) >= {"top1", "top5", "n", "skipped", "classes", "confusions", "ece"}

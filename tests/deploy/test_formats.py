@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phiscale.architecture import Design, NetworkSpec, Preprocess, Stage
+from phiscale.architecture import Design, NetworkSpec, Output, Preprocess, Stage
 from phiscale.deploy.bundle import metadata
 from phiscale.deploy.formats import export_onnx, export_openvino
 from phiscale.deploy.graph import graph, random_weights
@@ -19,13 +19,14 @@ from phiscale.runtime.engines import open_engine
 
 SPEC = NetworkSpec(stages=(Stage(kind="mbconv", depth=2, width=16, stride=2, expand=2, se=0.25),), head_width=32, num_classes=3)
 DESIGN, PRE, LABELS = Design(spec=SPEC, resolution=32), Preprocess(crop=32, resize=36), ("ant", "bee\n", "wäsp")
+OUTPUT = Output(temperature=1.5)
 X = np.random.default_rng(0).standard_normal((12, 3, 32, 32), np.float32)
 
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    model = graph(DESIGN, random_weights(SPEC), metadata=metadata(DESIGN, PRE, LABELS, 1.5)).SerializeToString()
-    return Bundle(path=Path(), model=model, design=DESIGN, preprocess=PRE, labels=LABELS, temperature=1.5, parity={}, bench={})
+    model = graph(DESIGN, random_weights(SPEC), metadata=metadata(DESIGN, PRE, LABELS, OUTPUT)).SerializeToString()
+    return Bundle(path=Path(), model=model, design=DESIGN, preprocess=PRE, labels=LABELS, output=OUTPUT, parity={}, bench={})
 
 
 def test_the_onnx_file_is_the_bundles(tmp_path: Path, bundle: Bundle) -> None:

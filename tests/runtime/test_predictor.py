@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import phiscale
-from phiscale.architecture import Design, NetworkSpec, Preprocess, Stage
+from phiscale.architecture import Design, NetworkSpec, Output, Preprocess, Stage
 from phiscale.deploy.bundle import export_bundle
 from phiscale.errors import ArgumentError, BundleError, MissingExtraError
 from phiscale.nn import Network
@@ -25,6 +25,7 @@ DESIGN = Design(spec=SPEC, resolution=32)
 PRE = Preprocess(crop=32, resize=40)
 LABELS = tuple("abcdefg")
 TEMPERATURE = 0.5
+OUTPUT = Output(temperature=TEMPERATURE)
 RUNTIMES = engines.installed()
 ATOL = 1e-5  # a probability, in float32 against PyTorch
 
@@ -41,7 +42,7 @@ def module() -> Network:
 def bundle(module: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {key: value.numpy() for key, value in module.state_dict().items()}
     out = tmp_path_factory.mktemp("run") / "bundle"
-    return export_bundle(out, design=DESIGN, state=state, preprocess=PRE, labels=LABELS, temperature=TEMPERATURE, seconds=0.001)
+    return export_bundle(out, design=DESIGN, state=state, preprocess=PRE, labels=LABELS, output=OUTPUT, seconds=0.001)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_arrays_of_another_shape_are_refused(predictor: Predictor) -> None:
 
 
 def test_a_predictor_says_what_it_is(predictor: Predictor) -> None:
-    assert (predictor.labels, predictor.preprocess, predictor.design, predictor.temperature) == (LABELS, PRE, DESIGN, TEMPERATURE)
+    assert (predictor.labels, predictor.preprocess, predictor.design, predictor.output.temperature) == (LABELS, PRE, DESIGN, TEMPERATURE)
     assert predictor.runtime in RUNTIMES
     assert (predictor.engine.precision, predictor.engine.threads) == ("f32", 1)
 

@@ -6,6 +6,7 @@ Start reading: spec.py, then plan.py (widths), scaling.py (the paper's rule), ca
 """
 
 from phiscale.architecture.design import Design, Origin
+from phiscale.architecture.output import Output
 from phiscale.architecture.plan import Block, blocks
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.architecture.rounding import Rounding, round_depth, round_width
@@ -19,6 +20,7 @@ __all__ = [
     "Design",
     "NetworkSpec",
     "Origin",
+    "Output",
     "Preprocess",
     "Rounding",
     "Stage",

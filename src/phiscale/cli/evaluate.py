@@ -1,7 +1,7 @@
 """phiscale evaluate"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,34 +19,64 @@ def command(
     split: Annotated[str | None, Parameter(help="train, val or test, where there are. Default: test, else val, else train.")] = None,
     resolution: Annotated[int | None, Parameter(help="Pixels of the network's input, of a run. Default: the design's.")] = None,
     runtime: Runtime = None,
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="Write every prediction to this CSV. Default: none.")] = None,
+    views: Annotated[
+        Literal["flip", "crops", "all"] | None,
+        Parameter(
+            help="Average the probabilities of several views of each image: flip (and its mirror image), crops (corners and centre), "
+            "all (ten). Default: the centre alone."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, Parameter(help="Of a multi-label network: the probability from which on a label is said. Default: its own.")
+    ] = None,
+    table_file: Annotated[
+        Path | None,
+        Parameter(
+            name="--table", help="Write a row an image, with the probability of every class, to this .csv or .parquet. Default: none."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy on labelled images, per class, with calibration and confusions; the same numbers as in training."""
     from phiscale.jobs.evaluate import evaluate
-    from phiscale.jobs.run import write_predictions
+    from phiscale.jobs.table import check_table, write_table
     from phiscale.runtime.image import printable
 
+    if table_file is not None:
+        check_table(table_file)
     with Steps() as steps:
-        found = evaluate(model, images, split=split, resolution=resolution, runtime=runtime, watch=steps)
-    if output is not None:
-        write_predictions(output, [(found.split, found.files, found.scores)], found.labels)
-        say(f"written: {output}")
+        found = evaluate(
+            model, images, split=split, resolution=resolution, views=views, threshold=threshold, runtime=runtime, watch=steps
+        )  # fmt: skip
+    if table_file is not None:
+        write_table(table_file, found)
+        say(f"written: {table_file}")
     said = found.to_dict()
     if as_json:
         emit_json(said)
         return
-    emit(f"top-1     {said['top1']:.2%} of {said['n']} images ({said['split']}, by {said['runtime']})")
+    seen = f", {views} averaged" if views else ""
+    emit(f"top-1     {said['top1']:.2%} of {said['n']} images ({said['split']}, {said['resolution']} px{seen}, by {said['runtime']})")
     emit(f"top-5     {said['top5']:.2%}")
+    if found.output.multi_label:
+        emit(f"mean AP   {said['mean_ap']:.2%}   (average precision, mean over classes)")
+        emit(f"F1        {said['micro_f1']:.2%} of all decisions, {said['macro_f1']:.2%} mean over classes, at {said['threshold']:g}")
+        emit(f"exact     {said['exact']:.2%} of the images have all their labels and no other")
     emit(f"loss      {said['loss']:.4f}")
-    emit(f"calibration error  {said['ece']:.2%}")
+    calibration = said["calibration"]
+    emit(
+        f"calibration error  {said['ece']:.2%} at temperature {calibration['temperature']:.3g}; "
+        f"{calibration['ece_at_temperature_1']:.2%} without"
+    )
     if said["skipped"]:
         emit(f"skipped   {said['skipped']} files")
         for skip in found.skipped[:5]:
             say(f"  {skip.code}: {printable(skip.message)}")
     classes = list(said["classes"].items())
-    rows = [(printable(name), str(of["n"]), _share(of["recall"]), _share(of["precision"])) for name, of in classes[:MOST_CLASSES]]
-    emit("\n" + table(("class", "n", "recall %", "precision %"), rows))
+    names = {"n": "n", "recall": "recall %", "precision": "precision %", "average_precision": "average precision %"}
+    shown = [name for name in names if name in classes[0][1]]
+    rows = [(printable(name), *(_cell(of[what]) for what in shown)) for name, of in classes[:MOST_CLASSES]]
+    emit("\n" + table(("class", *(names[what] for what in shown)), rows))
     if len(classes) > MOST_CLASSES:
         emit(f"… and {len(classes) - MOST_CLASSES} more; --json has all")
     if said["confusions"]:
@@ -54,5 +84,6 @@ def command(
         emit("\n" + table(("taken for another", "namely", "times"), wrong))
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _cell(value: Any) -> str:
+    """A count as it is, a share in percent."""
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{100 * value:.1f}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from phiscale.jobs.run import Run
 
 DEFAULTS = {  # of the options whose default is not None
-    "seed": 0, "precision": "auto", "accumulate": 1, "compile": False, "channels_last": True, "sync_norms": False,
+    "multi_label": False, "seed": 0, "precision": "auto", "accumulate": 1, "compile": False, "channels_last": True, "sync_norms": False,
     "tensorboard": False, "timeout": 1800.0,
 }  # fmt: skip
 OTHERWISE = Group("Otherwise than the recipe says", help="The default of each is the recipe's: docs/recipes.md.", sort_key=1)
@@ -29,6 +29,13 @@ def command(
     ] = None,
     /,
     *,
+    multi_label: Annotated[
+        bool,
+        Parameter(
+            help="Images may have several labels or none: IMAGES is a CSV of path,labels (`;` or `|` between labels, or a line each), "
+            "or of path and one column a class of 0 and 1."
+        ),
+    ] = False,
     network: Annotated[
         str | None,
         Parameter(help="A published network or a design file. Default: the best EfficientNet-Lite inside the budget."),
@@ -108,7 +115,7 @@ def command(
     Interrupted runs go on with --resume and end with the same weights.
     """
     asked: dict[str, Any] = {
-        "network": network, "coefficients": coefficients, "macs": macs, "params": params, "memory": memory,
+        "multi_label": multi_label, "network": network, "coefficients": coefficients, "macs": macs, "params": params, "memory": memory,
         "latency": latency, "runtime": runtime, "weights": weights, "recipe": recipe, "epochs": epochs,
         "minutes": minutes, "batch": batch, "learning_rate": learning_rate, "clip": clip, "patience": patience, "resolution": resolution,
         "flip": flip, "precision": precision, "accumulate": accumulate, "compile": compile, "channels_last": channels_last,
@@ -137,7 +144,11 @@ def command(
         )
         return
     for scores in (about["result"], *([about["test"]] if "test" in about else [])):
-        emit(f"accuracy  {scores['top1']:.1%} of {scores['n']} {scores['split']} images" + _top5(scores))
+        of = f"{scores['n']} {scores['split']} images"
+        if "mean_ap" in scores:
+            emit(f"mean AP   {scores['mean_ap']:.1%} on {of}; F1 {scores['micro_f1']:.1%}; all labels right of {scores['exact']:.1%}")
+        else:
+            emit(f"accuracy  {scores['top1']:.1%} of {of}" + _top5(scores))
     if speed:
         latency = speed["latency_ms"]["p50"]
         emit(f"latency   {latency:.3g} ms an image ({speed['runtime']}, {speed['precision']}, {speed['threads']} threads)")

@@ -29,6 +29,9 @@ def command(
     /,
     *,
     top: Annotated[int, Parameter(help="How many labels an image.")] = 5,
+    threshold: Annotated[
+        float | None, Parameter(help="Of a multi-label network: the probability from which on a label is said. Default: its own.")
+    ] = None,
     as_json: Json = False,
     as_csv: Annotated[bool, Parameter(name="--csv", help="Print CSV: path,rank,label,probability,error.")] = False,
     runtime: Runtime = None,
@@ -49,7 +52,7 @@ def command(
     predictor = load(model, runtime=runtime, threads=threads, precision=precision)
     engine = predictor.engine
     say(f"{predictor.design.name}, {predictor.design.resolution} px, by {engine.name} ({engine.precision}, {engine.threads} threads)")
-    counted = _Counted(predictor.stream(expanded(files), top=top))
+    counted = _Counted(predictor.stream(expanded(files), top=top, threshold=threshold))
     if as_json:
         _print_json(counted, engine)
     elif as_csv:
@@ -110,6 +113,8 @@ def _row(prediction: Prediction, engine: Engine) -> dict[str, Any]:
         "runtime": engine.name,
         "precision": engine.precision,
     }
+    if prediction.labels is not None:
+        row["labels"] = list(prediction.labels)
     return row if prediction.error is None else row | {"error": prediction.error, "message": prediction.message}
 
 
@@ -138,4 +143,5 @@ def _print_text(predictions: Iterable[Prediction]) -> None:
             say(f"{prediction.error}: {printable(prediction.message or prediction.path)}")
         else:
             labels = ", ".join(f"{printable(label)} {probability:.1%}" for label, probability in prediction.top)
-            emit(f"{printable(prediction.path)}: {labels}")
+            said = "" if prediction.labels is None else f"{', '.join(map(printable, prediction.labels)) or 'none'} ("
+            emit(f"{printable(prediction.path)}: {said}{labels}{')' if said else ''}")

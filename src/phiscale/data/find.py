@@ -3,7 +3,6 @@
 Start at `find_images`. Everything is in a deterministic order, and a split depends on the seed and the files' names and bytes alone.
 """
 
-import csv
 import hashlib
 import io
 import os
@@ -14,22 +13,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiscale.data.digits import digits_folder
+from phiscale.data.lists import SPLIT_NAMES, read_list
 from phiscale.errors import ArgumentError, DataError
 from phiscale.runtime.image import IMAGE_SUFFIXES, printable
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SPLITS = ("train", "val", "test")
+NO_LABEL = -1
 _JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir"))
-_CSV_ERRORS_SHOWN = 10
 SAMPLE = 4096  # bytes from a file's middle: its pixels, where headers are alike
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One labelled image file; `label` counts in the order of `ImageSet.classes`."""
+    """One labelled image file; `label` counts in the order of `ImageSet.classes`.
+
+    Of a multi-label set, `labels` has all of an image's classes, growing, perhaps none, and `label` is NO_LABEL.
+    """
 
     path: Path
     label: int
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def all_labels(self) -> tuple[int, ...]:
+        return (self.label,) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +57,30 @@ class ImageSet:
     splits: Mapping[str, tuple[Item, ...]]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    multi_label: bool = False
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images a class and split: counts()["val"]["bees"]."""
         out: dict[str, dict[str, int]] = {}
         for split, items in self.splits.items():
-            found = Counter(item.label for item in items)
+            found = Counter(label for item in items for label in item.all_labels)
             out[split] = {name: found[label] for label, name in enumerate(self.classes)}
         return out
 
 
-def find_images(source: str | Path, *, seed: int = 0, val_share: float = 0.2) -> ImageSet:
+def find_images(source: str | Path, *, seed: int = 0, val_share: float = 0.2, multi_label: bool = False) -> ImageSet:
     """The labelled images of a folder of class folders, of train/ + val/ (+ test/) of them, of a CSV, or the word `digits`.
 
     Classes are the sorted names in train. Where there is no val, `val_share` of each class of train is set apart: stratified,
     by `seed`, files with the same bytes on one side, at least one image of each class on both. ArgumentError where there is
     nothing at `source`; DataError where the images can't be used: one class, an empty class, a class in val that train lacks.
+
+    multi_label   of a CSV: an image may have several labels, or none (see lists.py); then a class with a single image stays in train
     """
     if not 0 < val_share < 1:
         raise ArgumentError(f"val_share must be between 0 and 1, got {val_share!r}")
     path = digits_folder() if source == "digits" else Path(source)
-    named = _named(path)
+    named = _named(path, multi_label=multi_label)
     if "train" not in named.splits:
         raise DataError(f"{printable(path)}: has {' and '.join(sorted(named.splits))}, but no train to learn from")
     classes = _classes(named, path)
@@ -86,18 +96,19 @@ def find_images(source: str | Path, *, seed: int = 0, val_share: float = 0.2) ->
         splits = {"train": train, "val": val, **{name: items for name, items in splits.items() if name == "test"}}
         notes.append(f"{len(val)} of {len(train) + len(val)} training images set apart as val (seed {seed})")
     return ImageSet(
-        root=path if path.is_dir() else path.parent, classes=classes, splits=splits, skipped=tuple(named.skipped), notes=tuple(notes)
-    )
+        root=path if path.is_dir() else path.parent, classes=classes, splits=splits, skipped=tuple(named.skipped), notes=tuple(notes),
+        multi_label=multi_label,
+    )  # fmt: skip
 
 
-def find_labelled(source: str | Path, *, classes: Sequence[str], split: str | None = None) -> ImageSet:
+def find_labelled(source: str | Path, *, classes: Sequence[str], split: str | None = None, multi_label: bool = False) -> ImageSet:
     """All images of `source` with the given classes, unsplit, for evaluation: one split, named as asked, else test, val, train or "all".
 
     A folder of class folders counts whole; of train/ + val/ + test/ the one asked for, else the first of test, val, train.
     DataError where the images have a class that `classes` lacks.
     """
     path = digits_folder() if source == "digits" else Path(source)
-    named = _named(path)
+    named = _named(path, multi_label=multi_label)
     if split is None:
         split = next(name for name in ("test", "val", "train") if name in named.splits)
     if split not in named.splits:
@@ -112,6 +123,7 @@ def find_labelled(source: str | Path, *, classes: Sequence[str], split: str | No
         splits={name: items},
         skipped=tuple(named.skipped),
         notes=tuple(named.notes),
+        multi_label=multi_label,
     )
 
 
@@ -123,24 +135,28 @@ def image_files(folder: str | Path) -> list[Path]:
 
 @dataclass(slots=True)
 class _Named:
-    """What a source says before classes have numbers: split -> class name -> files."""
+    """What a source says before classes have numbers: split -> class name -> files; of a multi-label set also those without a class."""
 
     splits: dict[str, dict[str, list[Path]]]
     is_split: bool
     skipped: list[Skipped] = field(default_factory=list[Skipped])
     notes: list[str] = field(default_factory=list[str])
+    bare: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
+    multi_label: bool = False
 
     def check_empty(self, classes: Sequence[str]) -> None:
-        if empty := [name for name in classes if not self.splits["train"][name]]:
+        if empty := [name for name in classes if not self.splits["train"].get(name)]:
             names = ", ".join(map(printable, empty[:5]))
             raise DataError(f"no images in {len(empty)} of {len(classes)} classes: {names}; fill or remove the folders")
 
 
-def _named(path: Path) -> _Named:
+def _named(path: Path, *, multi_label: bool) -> _Named:
+    if path.is_dir() and multi_label:
+        raise ArgumentError(f"{printable(path)} is a folder: several labels an image come from a CSV of path,labels")
     if path.is_dir():
         return _from_folder(path)
     if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        return _from_csv(path)
+        return _from_list(path, multi_label=multi_label)
     given = f"a file, {printable(path)}" if path.exists() else f"{printable(path)!r}, where there is nothing"
     raise ArgumentError(
         f"images: got {given}; give a folder of class folders (or train/ and val/ of them), a CSV of path,label, or `digits`"
@@ -241,88 +257,24 @@ def _has_image_suffix(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _from_csv(path: Path) -> _Named:
-    root = path.parent
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            text = file.read()
-    except OSError as error:
-        raise ArgumentError(f"can't read {printable(path)}: {error.strerror}") from None
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    wrong: list[str] = []
-    rows: dict[Path, tuple[str, str, int]] = {}
-    repeated = 0
-    try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        if missing := [name for name in ("path", "label") if name not in header]:
-            raise DataError(
-                f"{printable(path)}: line 1 must name the columns path,label (and split, if you like); there is no {missing[0]!r}"
-            )
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            line = reader.line_num
-            try:
-                file, label, split = _csv_row(root, header, row)
-            except DataError as error:
-                wrong.append(f"line {line}: {error}")
-                continue
-            if file in rows:
-                before = rows[file]
-                if before[:2] == (label, split):
-                    repeated += 1
-                else:
-                    wrong.append(
-                        f"line {line}: {printable(file.name)} was {printable(before[0])!r} in {before[1] or 'train'} on line {before[2]}"
-                    )
-                continue
-            rows[file] = (label, split, line)
-    except csv.Error as error:
-        wrong.append(f"line {reader.line_num}: {error}")
-    if wrong:
-        more = f"\n  and {len(wrong) - _CSV_ERRORS_SHOWN} more" if len(wrong) > _CSV_ERRORS_SHOWN else ""
-        raise DataError(
-            f"{printable(path)}: {len(wrong)} wrong line{'s' * (len(wrong) > 1)}\n  " + "\n  ".join(wrong[:_CSV_ERRORS_SHOWN]) + more
-        )
-    if not rows:
-        raise DataError(f"{printable(path)}: has no rows below its first line")
-    labels = sorted({label for label, _, _ in rows.values()})
+def _from_list(path: Path, *, multi_label: bool) -> _Named:
+    rows, notes = read_list(path, multi_label=multi_label)
     splits: dict[str, dict[str, list[Path]]] = {}
-    for file, (label, split, _) in sorted(rows.items()):
-        classes = splits.setdefault(split or "train", defaultdict(list))
-        classes[label].append(file)
-    named = _Named({split: dict(classes) for split, classes in splits.items()}, is_split=len(splits) > 1 or "train" not in splits)
-    if repeated:
-        named.notes.append(f"{repeated} lines repeat an earlier one ({len(labels)} classes)")
-    return named
-
-
-def _csv_row(root: Path, header: list[str], row: list[str]) -> tuple[Path, str, str]:
-    if len(row) != len(header):
-        raise DataError(f"has {len(row)} cells, the first line {len(header)}")
-    cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-    if not cells["path"]:
-        raise DataError("the path is empty")
-    if not cells["label"]:
-        raise DataError("the label is empty")
-    split = cells.get("split", "")
-    if split and split.lower() not in SPLIT_NAMES:
-        raise DataError(f"split must be train, val or test; got {printable(split)!r}")
-    inside = os.path.abspath(root)
-    file = os.path.normpath(os.path.join(inside, cells["path"]))
-    if os.path.commonpath([inside, file]) != inside or "\0" in file:
-        raise DataError(f"{printable(cells['path'])} is outside the CSV's folder")
-    path = root / os.path.relpath(file, inside)
-    if not path.is_file():
-        raise DataError(f"there is no file {printable(cells['path'])}")
-    return path, cells["label"], SPLIT_NAMES.get(split.lower(), "")
+    bare: dict[str, list[Path]] = {}
+    for file, row in sorted(rows.items()):
+        split = row.split or "train"
+        classes = splits.setdefault(split, defaultdict(list))
+        for label in row.labels:
+            classes[label].append(file)
+        if not row.labels:
+            bare.setdefault(split, []).append(file)
+    is_split = len(splits) > 1 or "train" not in splits
+    return _Named({split: dict(classes) for split, classes in splits.items()}, is_split, notes=notes, bare=bare, multi_label=multi_label)
 
 
 def _classes(named: _Named, path: Path) -> tuple[str, ...]:
     classes = tuple(sorted(named.splits["train"]))
-    if len(classes) < 2:
+    if len(classes) < 2 and not (classes and named.multi_label):
         raise DataError(f"{printable(path)}: has one class, {printable(''.join(classes))!r}; telling images apart needs at least two")
     alike: dict[str, str] = {}
     for name in classes:
@@ -341,7 +293,13 @@ def _label(by_class: Mapping[str, list[Path]], classes: tuple[str, ...], split: 
         )
     if missing := [name for name in classes if not by_class.get(name)]:
         named.notes.append(f"{split} has no images of {len(missing)} classes: {', '.join(map(printable, missing[:10]))}")
-    return tuple(Item(path, label) for label, name in enumerate(classes) for path in by_class.get(name, ()))
+    if not named.multi_label:
+        return tuple(Item(path, label) for label, name in enumerate(classes) for path in by_class.get(name, ()))
+    labels: dict[Path, list[int]] = {path: [] for path in named.bare.get(split, ())}
+    for label, name in enumerate(classes):
+        for path in by_class.get(name, ()):
+            labels.setdefault(path, []).append(label)
+    return tuple(Item(path, NO_LABEL, tuple(found)) for path, found in sorted(labels.items()))
 
 
 def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
@@ -388,11 +346,11 @@ def _sha256(file: io.BufferedReader) -> bytes:
 
 
 def _duplicate_notes(splits: Mapping[str, tuple[Item, ...]], prints: Mapping[Path, str]) -> list[str]:
-    labels: dict[str, set[int]] = defaultdict(set)
+    labels: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     sides: dict[str, set[str]] = defaultdict(set)
     for split, items in splits.items():
         for item in items:
-            labels[prints[item.path]].add(item.label)
+            labels[prints[item.path]].add(item.all_labels)
             sides[prints[item.path]].add(split)
     notes: list[str] = []
     if across := sum(len(found) > 1 for found in sides.values()):
@@ -405,41 +363,51 @@ def _duplicate_notes(splits: Mapping[str, tuple[Item, ...]], prints: Mapping[Pat
 def _split(
     items: tuple[Item, ...], prints: Mapping[Path, str], classes: tuple[str, ...], seed: int, share: float
 ) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """(train, val). Equal files go to one side; the order of drawing is a hash of seed and name, so that new files move few old ones."""
+    """(train, val). Equal files go to one side; the order of drawing is a hash of seed and name, so that new files move few old ones.
+
+    Of several labels the rarest class is served first (as in Sechidis et al., 2011), images without a label are a class of their own,
+    and a class that can't be on both sides stays in train.
+    """
     groups: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         groups[prints[item.path]].append(item)
-    left = Counter(
-        label for members in groups.values() for label in {item.label for item in members}
-    )  # groups of each class still in train
+    left = Counter(label for members in groups.values() for label in _labels(members))  # groups of each class still in train
     by_label: dict[int, list[str]] = defaultdict(list)
     for word, members in groups.items():
-        for label in {item.label for item in members}:
+        for label in _labels(members):
             by_label[label].append(word)
-    size = Counter(item.label for item in items)
+    size = Counter(label for item in items for label in _labels([item]))
+    several = any(item.labels is not None for item in items)
     chosen: set[str] = set()
     in_val: Counter[int] = Counter()
-    for label, name in enumerate(classes):
-        if left[label] + sum(word in chosen for word in by_label[label]) < 2:
+    for label in sorted(left, key=lambda label: (left[label], label)) if several else range(len(classes)):
+        name = classes[label] if label >= 0 else ""
+        if not several and left[label] + sum(word in chosen for word in by_label[label]) < 2:
             raise DataError(f"class {printable(name)!r} has one image; it takes two to learn from one and be tested on the other")
         wanted = max(1, round(share * size[label]))
         for word in sorted(by_label[label], key=lambda word: _rank(groups[word], seed)):
             members = groups[word]
-            touched = {item.label for item in members}
+            touched = _labels(members)
             if in_val[label] >= wanted:
                 break
             if word in chosen or any(left[other] < 2 for other in touched):
                 continue
             chosen.add(word)
             left.subtract(touched)
-            in_val.update(item.label for item in members)
-        if not in_val[label]:
+            in_val.update(label for item in members for label in _labels([item]))
+        if not in_val[label] and not several:
             raise DataError(f"the images of class {printable(name)!r} are all under other labels too; no split can keep copies on one side")
+    if not chosen:
+        raise DataError("each image is the only one of a class: none can be set apart as val; give val rows in the column split")
     train = tuple(item for item in items if prints[item.path] not in chosen)
     return train, tuple(item for item in items if prints[item.path] in chosen)
+
+
+def _labels(members: list[Item]) -> set[int]:
+    return {label for item in members for label in (item.all_labels or (NO_LABEL,))}
 
 
 def _rank(members: list[Item], seed: int) -> tuple[bool, bytes]:
     first = members[0].path
     name = os.fsencode(os.path.join(first.parent.name, first.name))
-    return len({item.label for item in members}) > 1, hashlib.blake2b(b"%d\0" % seed + name, digest_size=16).digest()
+    return len({item.all_labels for item in members}) > 1, hashlib.blake2b(b"%d\0" % seed + name, digest_size=16).digest()

@@ -128,8 +128,8 @@ def _without(image_set: ImageSet, good: Mapping[str, Sequence[Item]], bad: Seque
         raise DataError(f"{total - len(bad)} of {total} images can be read ({codes}); the first that can't: {first}")
     notes = list(image_set.notes)
     for split, items in good.items():
-        left = Counter(item.label for item in items)
-        lost = sorted({item.label for item in image_set.splits[split] if not left[item.label]})
+        left = Counter(label for item in items for label in item.all_labels)
+        lost = sorted({label for item in image_set.splits[split] for label in item.all_labels if not left[label]})
         if lost:
             names = ", ".join(printable(image_set.classes[label]) for label in lost[:10])
             if split == "train":
@@ -162,7 +162,7 @@ def _for_training(item: Item, pre: Preprocess, whole: Image.Image | None = None)
     return np.array(resize_shorter(whole, side, pre.interpolation) if min(whole.size) > WORTH * side else whole)
 
 
-class ImageDataset(Dataset[tuple[Tensor, int, int]]):
+class ImageDataset(Dataset[tuple[Tensor, Tensor, int]]):
     """One split: (epoch, index) -> uint8 (3, crop, crop), label, index.
 
     Without `augment` the pixels are exactly `to_pixels` of the preprocessing, whatever the epoch. With it they depend on
@@ -185,6 +185,7 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
             cache = None  # kept for another size or set: decode instead
         self.items, self.preprocess, self.augment, self.seed = image_set.splits[split], preprocess, augment, seed
         self.crop = preprocess.crop  # of varied images
+        self._answers = _answers(self.items, len(image_set.classes), multi_label=image_set.multi_label)
         own = cache or ImageCache(preprocess=preprocess)
         self._exact = {} if augment else {index: kept for (name, index), kept in own.exact.items() if name == split}
         self._larger = {index: kept for (name, index), kept in own.larger.items() if name == split} if augment else {}
@@ -196,16 +197,20 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+    def answers(self) -> Tensor:
+        """The labels of all images in their order: int64 (n,), of a multi-label set float 0 and 1 (n, classes)."""
+        return self._answers
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
         epoch, index, *again = key
         item = self.items[index]
         if self.augment is None:
-            return _to_tensor(self._plain(index, item)), item.label, index
+            return _to_tensor(self._plain(index, item)), self._answers[index], index
         image = self._larger.get(index)
         if image is None:
             image = _for_training(item, self.preprocess)
         varied = vary(image, preprocess=self.preprocess, crop=self.crop, augment=self.augment, seed=mix(self.seed, epoch, index, *again))
-        return varied, item.label, index
+        return varied, self._answers[index], index
 
     def _plain(self, index: int, item: Item) -> Pixels:
         kept = self._exact.get(index)
@@ -213,6 +218,15 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
             return kept.pixels
         image = read_image(item.path, background=self.preprocess.background) if kept is None else Image.fromarray(kept.pixels)
         return to_pixels(image, self.preprocess)
+
+
+def _answers(items: Sequence[Item], classes: int, *, multi_label: bool) -> Tensor:
+    if not multi_label:
+        return torch.tensor([item.label for item in items], dtype=torch.int64)
+    answers = torch.zeros(len(items), classes)
+    for row, item in enumerate(items):
+        answers[row, list(item.all_labels)] = 1.0
+    return answers
 
 
 def _to_tensor(pixels: Pixels) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.architecture.design import Design
+from phiscale.architecture.output import Output
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.atomic import sync_folder
 from phiscale.deploy.graph import to_onnx
@@ -32,29 +33,29 @@ def export_bundle(
     state: Mapping[str, NDArray[np.generic]],
     preprocess: Preprocess,
     labels: Sequence[str],
-    temperature: float = 1.0,
+    output: Output | None = None,
     reference: NDArray[np.float32] | None = None,
     seconds: float = 0.3,
 ) -> Path:
     """Write the folder `out` and return it. A bundle that is there is replaced; anything else is not.
 
     state        the network's state_dict, as `layout(design.spec)` (WeightsError names the key that differs)
-    temperature  divides the logits before softmax
+    output       what becomes of the logits; None: softmax
     reference    preprocessed images (N, 3, crop, crop), on which parity.json compares the runtimes with the PyTorch model
     seconds      of measuring, a runtime and batch, for bench.json
     ArgumentError for parts that don't fit each other or a folder that is something else; RunError where the disk is full.
     """
-    out = Path(out)
-    _check(out, design, preprocess, labels, temperature)
-    model = to_onnx(design, state, metadata=metadata(design, preprocess, labels, temperature)).SerializeToString()
-    proof = parity(design, state, model, images=reference, temperature=temperature)
+    out, output = Path(out), output or Output()
+    _check(out, design, preprocess, labels)
+    model = to_onnx(design, state, metadata=metadata(design, preprocess, labels, output)).SerializeToString()
+    proof = parity(design, state, model, images=reference, output=output)
     made = Bundle(
         path=out,
         model=model,
         design=design,
         preprocess=preprocess,
         labels=tuple(labels),
-        temperature=temperature,
+        output=output,
         parity=proof,
         bench={},
     )
@@ -73,18 +74,18 @@ def export_bundle(
         BENCH: _json(figures),
     }
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    files[MANIFEST] = _json({"schema": SCHEMA, "phiscale": VERSION, "temperature": temperature, "files": sums})
+    files[MANIFEST] = _json({"schema": SCHEMA, "phiscale": VERSION, **output.to_dict(), "files": sums})
     write_folder(out, files)
     return out
 
 
-def metadata(design: Design, preprocess: Preprocess, labels: Sequence[str], temperature: float) -> dict[str, str]:
+def metadata(design: Design, preprocess: Preprocess, labels: Sequence[str], output: Output) -> dict[str, str]:
     """What a reader of the model file alone needs: goes into ONNX metadata_props and OpenVINO rt_info."""
     return {
         "phiscale.design": design.to_toml(),
         "phiscale.preprocess": json.dumps(preprocess.to_dict()),
         "phiscale.labels": dump_labels(labels),
-        "phiscale.temperature": repr(float(temperature)),
+        **{f"phiscale.{name}": json.dumps(value) for name, value in output.to_dict().items()},
     }
 
 
@@ -118,7 +119,7 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
         raise RunError(f"can't write {out}: {why}; nothing half-written is left. Free some space or give another folder") from None
 
 
-def _check(out: Path, design: Design, preprocess: Preprocess, labels: Sequence[str], temperature: float) -> None:
+def _check(out: Path, design: Design, preprocess: Preprocess, labels: Sequence[str]) -> None:
     if (out.exists() or out.is_symlink()) and not (out.is_dir() and (is_bundle(out) or not any(out.iterdir()))):
         raise ArgumentError(f"{out} exists and is no bundle; give a folder that doesn't exist, or delete it")
     if design.spec.in_channels != 3:
@@ -129,8 +130,6 @@ def _check(out: Path, design: Design, preprocess: Preprocess, labels: Sequence[s
         raise ArgumentError(
             f"the preprocessing crops {preprocess.crop} px, but the design runs at {design.resolution} px; use Preprocess.at"
         )
-    if not 0 < temperature < float("inf"):
-        raise ArgumentError(f"temperature must be positive and finite, got {temperature}")
 
 
 def _json(values: Any) -> bytes:

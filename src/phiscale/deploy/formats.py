@@ -43,7 +43,7 @@ def export_openvino(out: str | Path, *, bundle: Bundle, calibrate: Iterable[NDAr
     model: Any = core().read_model(bundle.model)
     if calibrate is not None:
         model = _quantised(model, calibrate)
-    for key, value in metadata(bundle.design, bundle.preprocess, bundle.labels, bundle.temperature).items():
+    for key, value in metadata(bundle.design, bundle.preprocess, bundle.labels, bundle.output).items():
         model.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as scratch:
         openvino.save_model(model, Path(scratch) / "model.xml", compress_to_fp16=False)

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.architecture.design import Design
+from phiscale.architecture.output import Output
 from phiscale.deploy.latency import TorchEngine
 from phiscale.errors import BundleError
 from phiscale.runtime.engines import Precision, available_threads, open_engine, usable
+from phiscale.runtime.predictor import probabilities
 
 NOISE, SEED = 4, 0  # seeded normal images, always among the inputs
 WORST = 1e-3  # a probability may be off by in float32; seen 2e-6. More means that the graph is another network
@@ -21,13 +23,14 @@ def parity(
     model: bytes,
     *,
     images: NDArray[np.float32] | None = None,
-    temperature: float = 1.0,
+    output: Output | None = None,
 ) -> dict[str, Any]:
     """One row an installed runtime and precision: the largest difference of a logit and of a probability, and how many labels agree.
 
     Inputs: `NOISE` seeded noise images and `images` (N, in_channels, H, W), preprocessed. BundleError where float32 differs by more
     than `WORST`: then the graph doesn't compute the network, and must not be used.
     """
+    output = output or Output()
     shape = (NOISE, design.spec.in_channels, design.resolution, design.resolution)
     inputs = np.random.default_rng(SEED).standard_normal(shape, np.float32)
     if images is not None:
@@ -45,7 +48,7 @@ def parity(
             if any(row["runtime"] == runtime and row["precision"] == engine.precision for row in rows):
                 continue  # the engine's own choice was float32 already
             got = engine(inputs).astype(np.float64)
-            off = np.abs(_softmax(got / temperature) - _softmax(want / temperature)).max()
+            off = np.abs(probabilities(got, output) - probabilities(want, output)).max()
             if not np.isfinite(off) or (engine.precision == "f32" and off > WORST):
                 raise BundleError(f"{runtime} ({engine.precision}) gives other answers than PyTorch: a probability is off by {off:.2g}")
             rows.append(
@@ -58,8 +61,3 @@ def parity(
                 }
             )
     return {"noise": NOISE, "seed": SEED, "images": len(inputs) - NOISE, "largest_logit": float(np.abs(want).max()), "rows": rows}
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

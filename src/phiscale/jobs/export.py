@@ -16,7 +16,7 @@ from phiscale.jobs.run import BUNDLE, Run
 from phiscale.runtime.bundle import Bundle, read_bundle
 from phiscale.runtime.image import read_image
 from phiscale.runtime.transform import to_array
-from phiscale.weights.store import load_folder
+from phiscale.weights.store import load_folder, load_output
 
 Format = Literal["bundle", "onnx", "openvino"]
 MOST_CALIBRATION = 300  # images: more change the ranges of activations little
@@ -27,7 +27,9 @@ def export(folder: str | Path, *, out: str | Path | None = None) -> Path:
     run = Run(Path(folder))
     state, design, preprocess, labels = load_folder(run.folder)
     arrays = {key: value.numpy() for key, value in state.items()}
-    return export_bundle(out or run.folder / BUNDLE, design=design, state=arrays, preprocess=preprocess, labels=labels or ())
+    return export_bundle(
+        out or run.folder / BUNDLE, design=design, state=arrays, preprocess=preprocess, labels=labels or (), output=load_output(run.folder)
+    )
 
 
 def export_as(folder: str | Path, to: Format, *, out: str | Path | None = None, calibrate: str | Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 import torch
 
-from phiscale.architecture import Design, Preprocess
+from phiscale.architecture import Design, Output, Preprocess
 from phiscale.architecture.catalog import rows
 from phiscale.architecture.toml import dumps
 from phiscale.atomic import as_run_error, sweep, write_text
@@ -50,6 +50,7 @@ from phiscale.runtime.transform import normalise
 from phiscale.training import Compute, Recipe, Scores, evaluate, train
 from phiscale.training.compute import Precision
 from phiscale.training.imitate import imitate
+from phiscale.training.metrics import calibration_error, fit_temperature, many_scores
 from phiscale.training.processes import TIMEOUT, Processes, processes
 from phiscale.training.recipes import named, read_recipe
 from phiscale.training.stop import Stop
@@ -68,6 +69,7 @@ class Asked:
     """What a person asked of `fit`, as run.json keeps it and --resume reads it."""
 
     images: str
+    multi_label: bool = False
     network: str | None = None
     coefficients: str | None = None
     macs: str | None = None
@@ -115,6 +117,7 @@ class Asked:
 def fit(
     images: str | Path,
     *,
+    multi_label: bool = False,
     network: str | Path | None = None,
     coefficients: str | Path | None = None,
     macs: str | float | None = None,
@@ -151,6 +154,8 @@ def fit(
     """Train a classifier on `images` within a budget, and write the run folder: weights, bundle, report.
 
     images      a folder of class folders; or train/ + val/ (+ test/) of them; or a CSV of path,label; or "digits"
+    multi_label   images is a CSV of path,labels (`;` or `|` between labels, a line each, or one column a class of 0 and 1):
+                each class is a yes or no of its own
     network     a published name or a design file; None: the best of EfficientNet-Lite inside the budget (see jobs/choose.py)
     coefficients  the .toml of a search, or "α,β,γ": grow the network by them, to the budget, or by φ = 1 where there is none
     macs, params, memory, latency   limits, such as "300M", "5M", "64MB", "15ms"; a latency is measured here, of one image, with
@@ -175,7 +180,7 @@ def fit(
     ArgumentError, BudgetError, DataError, WeightsError, RunError: as their names say; nothing half-written stays.
     """
     asked = Asked(
-        images=str(images), network=None if network is None else str(network),
+        images=str(images), multi_label=multi_label, network=None if network is None else str(network),
         coefficients=None if coefficients is None else str(coefficients), weights=_text(weights),
         recipe=None if isinstance(recipe, Recipe) else _text(recipe), unlabelled=_text(unlabelled), teacher=_text(teacher), epochs=epochs,
         macs=_text(macs), params=_text(params), memory=_text(memory), minutes=minutes, clip=clip, patience=patience,
@@ -307,14 +312,15 @@ class _Fit:
         if "test" in found.splits:
             tested = evaluate(network, ImageDataset(found, "test", preprocess=preprocess, cache=cache), tell=self.watch.progress)
             parts.append(("test", [item.path for item in found.splits["test"]], tested))
-        write_predictions(self.folder / PREDICTIONS, parts, found.classes)
-        save_model(self.folder, model_or_state=outcome.state, design=design, preprocess=preprocess, labels=found.classes)
+        output = self.calibrated(outcome.val, multi_label=found.multi_label)
+        write_predictions(self.folder / PREDICTIONS, parts, found.classes, output)
+        save_model(self.folder, model_or_state=outcome.state, design=design, preprocess=preprocess, labels=found.classes, output=output)
         self.clock("evaluate")
         release_freed_memory()  # a training step's memory is not needed again, and the runtimes want their own
         self.watch.say("writing the bundle, and measuring it against PyTorch")
-        self.export(found, design, preprocess, outcome.state, cache)
+        self.export(found, design, preprocess, output, outcome.state, cache)
         self.clock("export")
-        self.finish({"epoch": outcome.epoch, "stage": outcome.stage}, parts)
+        self.finish({"epoch": outcome.epoch, "stage": outcome.stage}, parts, output)
 
     def seconds_to_train(self) -> float | None:
         """What is left of the minutes that were asked for, but for the bundle and the report; None where none were."""
@@ -325,7 +331,7 @@ class _Fit:
     # --- before training -------------------------------------------------------------------------
 
     def find(self) -> ImageSet:
-        found = find_images(self.asked.images, seed=self.asked.seed)
+        found = find_images(self.asked.images, seed=self.asked.seed, multi_label=self.asked.multi_label)
         for note in found.notes:
             self.watch.say(note)
         return found
@@ -387,7 +393,12 @@ class _Fit:
         if how is not None and not how.exact:  # what was cut away shifted every statistic, and all layers have to make up for it
             recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
         given = {name: getattr(self.asked, name) for name in ("epochs", "batch", "learning_rate", "clip", "patience", "flip")}
-        return recipe.changed({name: value for name, value in given.items() if value is not None} | self.asked.changes)
+        recipe = recipe.changed({name: value for name, value in given.items() if value is not None} | self.asked.changes)
+        if not self.asked.multi_label:
+            return recipe
+        if recipe.adversary.iterations or recipe.sampling == "balanced" or self.asked.unlabelled is not None:
+            raise ArgumentError("adversaries, balanced sampling and pseudo-labels need one label an image; --multi-label goes without")
+        return recipe.changed({"loss": "bce"})
 
     def check(self, found: ImageSet) -> None:
         if found.skipped:
@@ -518,17 +529,33 @@ class _Fit:
 
     # --- after training --------------------------------------------------------------------------
 
-    def export(self, found: ImageSet, design: Design, preprocess: Preprocess, state: dict[str, torch.Tensor], cache: Any) -> None:
+    def calibrated(self, val: Scores, *, multi_label: bool) -> Output:
+        """What becomes of the logits: with the temperature that suits the validation images."""
+        output = Output(multi_label=multi_label, temperature=fit_temperature(val))
+        before, after = calibration_error(val), calibration_error(val, output)
+        self.watch.say(f"temperature {output.temperature:.3g}, fitted on val: calibration error {before:.1%} before, {after:.1%} after")
+        return output
+
+    def export(
+        self, found: ImageSet, design: Design, preprocess: Preprocess, output: Output, state: dict[str, torch.Tensor], cache: Any
+    ) -> None:
         val = ImageDataset(found, "val", preprocess=preprocess, cache=cache)
         some = torch.stack([val[0, index][0] for index in range(min(8, len(val)))]).permute(0, 2, 3, 1).numpy()
         reference = torch.stack([torch.from_numpy(normalise(pixels, preprocess)) for pixels in some]).numpy()
         arrays = {key: value.numpy() for key, value in state.items()}
-        export_bundle(self.folder / BUNDLE, design=design, state=arrays, preprocess=preprocess, labels=found.classes, reference=reference)
+        export_bundle(
+            self.folder / BUNDLE, design=design, state=arrays, preprocess=preprocess, labels=found.classes, output=output,
+            reference=reference,
+        )  # fmt: skip
 
-    def finish(self, best: dict[str, Any], parts: list[tuple[str, list[Path], Scores]]) -> None:
+    def finish(self, best: dict[str, Any], parts: list[tuple[str, list[Path], Scores]], output: Output) -> None:
         for split, _, scores in parts:
-            key = "result" if split == "val" else "test"
-            self.about[key] = {"split": split, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, "n": scores.n} | best
+            about = {"split": split, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, "n": scores.n} | best
+            about |= {"ece": calibration_error(scores, output), "ece_before": calibration_error(scores)}
+            if scores.many is not None:
+                about |= asdict(many_scores(scores.logits, scores.labels, output))
+            self.about["result" if split == "val" else "test"] = about
+        self.about["output"] = output.to_dict()
         self.about["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
         self.about["seconds"]["total"] = round(time.perf_counter() - self.started, 2)
         self.write_about()
@@ -564,7 +591,7 @@ def fingerprint(found: ImageSet) -> str:
     total = hashlib.sha256(repr(found.classes).encode())
     for split, items in found.splits.items():
         for item in items:
-            total.update(f"{split}\0{item.path.name!r}\0{item.label}\0{item.path.stat().st_size}\n".encode())
+            total.update(f"{split}\0{item.path.name!r}\0{item.labels or item.label}\0{item.path.stat().st_size}\n".encode())
     return total.hexdigest()[:16]
 
 

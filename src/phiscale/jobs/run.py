@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from phiscale.architecture import Design, Preprocess
+import torch
+from torch.nn.functional import one_hot
+
+from phiscale.architecture import Design, Output, Preprocess
 from phiscale.atomic import write_text
 from phiscale.errors import ArgumentError, RunError
 from phiscale.jobs.lock import LOCK
@@ -16,10 +19,14 @@ from phiscale.nn import Network
 from phiscale.runtime.labels import load_labels
 from phiscale.runtime.predictor import Prediction
 from phiscale.training import Scores
-from phiscale.weights.store import load_folder
+from phiscale.weights.store import load_folder, load_output
 
 RUN, DESIGN, RECIPE, PREDICTIONS, SKIPPED = "run.json", "design.toml", "recipe.toml", "predictions.csv", "skipped.csv"
 LABELS, BUNDLE = "labels.txt", "bundle"
+
+
+if TYPE_CHECKING:
+    from phiscale.jobs.evaluate import Evaluation, Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,11 @@ class Run:
             raise RunError(f"{self.folder} has no {LABELS}; finish the run: phiscale fit --resume {self.folder}")
         return load_labels(path.read_text(encoding="utf-8"))
 
+    @property
+    def output(self) -> Output:
+        """What becomes of the network's logits: softmax or sigmoid, temperature, threshold."""
+        return load_output(self.folder)
+
     def model(self) -> tuple[Network, Preprocess]:
         """The trained network in eval mode, and its preprocessing."""
         state, design, preprocess, _ = load_folder(self.folder)
@@ -71,11 +83,16 @@ class Run:
         network.load_state_dict(state)
         return network.eval(), preprocess
 
-    def evaluate(self, images: str | Path, *, split: str | None = None, resolution: int | None = None) -> Scores:
-        """Scores on labelled images, by the PyTorch model, preprocessed as in training. See `jobs.evaluate` for the table."""
+    def evaluate(
+        self, images: str | Path, *, split: str | None = None, resolution: int | None = None, views: "Views | None" = None
+    ) -> "Evaluation":
+        """How it does on labelled images, by the PyTorch model, preprocessed as in training: `.top1`, `.ece`, `.to_dict()`, `.scores`.
+
+        resolution, views   as for `jobs.evaluate.evaluate`: the input's pixels; "flip", "crops" or "all" of each image
+        """
         from phiscale.jobs.evaluate import evaluate
 
-        return evaluate(self.folder, images, split=split, resolution=resolution).scores
+        return evaluate(self.folder, images, split=split, resolution=resolution, views=views)
 
     def predict(self, files: Iterable[str | Path], *, top: int = 5) -> list[Prediction]:
         """The bundle's best labels for image files, without torch."""
@@ -90,21 +107,35 @@ class Run:
         return export(self.folder)
 
 
-def write_predictions(path: Path, parts: Sequence[tuple[str, Sequence[Path], Scores]], labels: Sequence[str]) -> None:
-    """predictions.csv: a row an image of each split."""
+def write_predictions(path: Path, parts: Sequence[tuple[str, Sequence[Path], Scores]], labels: Sequence[str], output: Output) -> None:
+    """predictions.csv: a row an image of each split, with probabilities as `predict` gives them.
+
+    Of several labels, `label` and `predicted` have them with `|` between them, confidence is that of the likeliest class, and
+    p_label the least that a class of the image was given (1 where it has none).
+    """
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(("split", "path", "label", "predicted", "confidence", "p_label"))
     for split, files, scores in parts:
-        probabilities = scores.logits.double().softmax(1)
-        confidence, predicted = probabilities.max(1)
-        for number, file in enumerate(files):
-            label = int(scores.labels[number])
-            own = probabilities[number, label].item()
-            table.writerow(
-                (split, str(file), labels[label], labels[int(predicted[number])], f"{confidence[number].item():.6g}", f"{own:.6g}")
-            )
+        chances = scores.probabilities(output)
+        true, said = true_and_said(scores, output)
+        own = torch.where(true, chances, 1.0).min(1).values
+        rows = zip(files, joined(true, labels), joined(said, labels), chances.max(1).values.tolist(), own.tolist(), strict=True)
+        table.writerows((split, str(file), label, predicted, f"{sure:.6g}", f"{p:.6g}") for file, label, predicted, sure, p in rows)
     write_text(path, out.getvalue())
+
+
+def true_and_said(scores: Scores, output: Output) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether each class is a label of each image, and whether it is said to be one: two of bool (n, classes)."""
+    if output.multi_label:
+        return scores.labels > 0.5, scores.probabilities(output) >= output.threshold
+    width = scores.logits.shape[1]
+    return one_hot(scores.labels, width).bool(), one_hot(scores.logits.argmax(1), width).bool()
+
+
+def joined(which: torch.Tensor, labels: Sequence[str]) -> list[str]:
+    """The names of the classes that are true in each row of bool (n, classes), with `|` between them."""
+    return ["|".join([label for label, there in zip(labels, row, strict=True) if there]) for row in which.tolist()]
 
 
 def write_skipped(path: Path, skipped: Iterable[Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phiscale.architecture.design import Design
+from phiscale.architecture.output import Output
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.errors import ArgumentError, BundleError, SpecError
 from phiscale.runtime.labels import load_labels
@@ -19,14 +20,14 @@ FILES = (MODEL, PREPROCESS, LABELS, DESIGN, PARITY, BENCH)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """What a bundle's files say. `model` is the ONNX file's content; temperature divides the logits before softmax."""
+    """What a bundle's files say. `model` is the ONNX file's content; `output` says what becomes of the logits."""
 
     path: Path
     model: bytes
     design: Design
     preprocess: Preprocess
     labels: tuple[str, ...]
-    temperature: float
+    output: Output
     parity: dict[str, Any]
     bench: dict[str, Any]
 
@@ -50,12 +51,12 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; `phiscale export RUN` writes one")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        schema, sums, temperature = manifest["schema"], manifest["files"], float(manifest["temperature"])
+        schema, sums, output = manifest["schema"], manifest["files"], Output.from_dict(manifest)
         wanted = {name: str(sums[name]) for name in FILES}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SpecError) as error:
         raise BundleError(f"{folder / MANIFEST} can't be read ({type(error).__name__}: {error}); export the bundle again") from None
-    if schema != SCHEMA or not 0 < temperature < float("inf"):
-        raise BundleError(f"{folder / MANIFEST}: schema {schema!r}, temperature {temperature!r}: written by a newer phiscale, or changed")
+    if schema != SCHEMA:
+        raise BundleError(f"{folder / MANIFEST}: schema {schema!r}: written by a newer phiscale, or changed")
     content: dict[str, bytes] = {}
     for name, checksum in wanted.items():
         try:
@@ -71,7 +72,7 @@ def read_bundle(path: str | Path) -> Bundle:
             design=Design.from_toml(content[DESIGN].decode()),
             preprocess=Preprocess.from_dict(json.loads(content[PREPROCESS])),
             labels=load_labels(content[LABELS].decode()),
-            temperature=temperature,
+            output=output,
             parity=json.loads(content[PARITY]),
             bench=json.loads(content[BENCH]),
         )

@@ -1,7 +1,7 @@
 """Files to labels and probabilities, from a bundle, without PyTorch. Files stream: a list of any length needs the memory of one batch."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phiscale.architecture.design import Design
+from phiscale.architecture.output import Output
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.errors import ArgumentError, ImageError
 from phiscale.runtime.bundle import Bundle, read_bundle
@@ -24,16 +25,21 @@ from phiscale.runtime.transform import to_array
 if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
     Source = str | PathLike[str] | bytes | Image.Image | Pixels
+    Rows = Iterator[tuple[str, NDArray[np.float32] | ImageError]]
 
 LARGEST_BATCH, BATCH_PIXELS = 32, 32 * 224 * 224  # what a batch may hold, so that B7 at 600 px stays below 1 GB
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one image shows: labels with probabilities, the likeliest first; or `error`, a short code, and `message`, why not."""
+    """What one image shows: classes with probabilities, the likeliest first; or `error`, a short code, and `message`, why not.
+
+    labels   of a multi-label network: all that reach its threshold, the likeliest first; None where one class is named
+    """
 
     path: str
     top: tuple[tuple[str, float], ...] = ()
+    labels: tuple[str, ...] | None = None
     error: str | None = None
     message: str | None = None
 
@@ -86,33 +92,53 @@ class Predictor:
         return self.bundle.design
 
     @property
-    def temperature(self) -> float:
-        return self.bundle.temperature
+    def output(self) -> Output:
+        """What becomes of the logits: softmax or sigmoid, temperature, threshold."""
+        return self.bundle.output
 
     @property
     def runtime(self) -> str:
         return self.engine.name
 
-    def predict(self, files: "Iterable[Source]", *, top: int = 5, batch: int | None = None) -> list[Prediction]:
-        """One prediction a file, in their order; what can't be read has an error and stops nothing."""
-        return list(self.stream(files, top=top, batch=batch))
+    def predict(
+        self, files: "Iterable[Source]", *, top: int = 5, batch: int | None = None, threshold: float | None = None
+    ) -> list[Prediction]:
+        """One prediction a file, in their order; what can't be read has an error and stops nothing.
 
-    def stream(self, files: "Iterable[Source]", *, top: int = 5, batch: int | None = None) -> Iterator[Prediction]:
+        threshold   of a multi-label network, in place of its own: the probability from which on a label is said
+        """
+        return list(self.stream(files, top=top, batch=batch, threshold=threshold))
+
+    def stream(
+        self, files: "Iterable[Source]", *, top: int = 5, batch: int | None = None, threshold: float | None = None
+    ) -> Iterator[Prediction]:
         """`predict`, one at a time as they are ready, for lists that don't fit in memory."""
         if top < 1:
             raise ArgumentError(f"top must be at least 1, got {top}")
+        if threshold is not None and not self.output.multi_label:
+            raise ArgumentError("a threshold is for multi-label networks; this one names one class")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ArgumentError(f"threshold must be from 0 to 1, got {threshold}")
         for path, scores in self.scores(files, batch=batch):
             if isinstance(scores, ImageError):
                 yield Prediction(path, error=scores.code, message=str(scores))
             else:
-                best = np.argsort(-scores, kind="stable")[:top]
-                yield Prediction(path, tuple((self.labels[index], float(scores[index])) for index in best))
+                ranked = np.argsort(-scores, kind="stable")
+                best = tuple((self.labels[index], float(scores[index])) for index in ranked[:top])
+                yield Prediction(path, best, self._said(scores, ranked, threshold))
 
-    def scores(self, files: "Iterable[Source]", *, batch: int | None = None) -> "Iterator[tuple[str, NDArray[np.float32] | ImageError]]":
-        """Path and probabilities of all classes (num_classes,) of each file, in their order; the error where a file can't be read.
+    def scores(self, files: "Iterable[Source]", *, batch: int | None = None) -> "Rows":
+        """Path and probabilities of all classes (num_classes,) of each file, in their order; the error where a file can't be read."""
+        return self._rows(files, self.probabilities, batch)
 
-        Images are decoded by threads while the batch before them is computed.
-        """
+    def all_logits(self, files: "Iterable[Source]", *, batch: int | None = None) -> "Rows":
+        """`scores`, with the logits in place of the probabilities."""
+        return self._rows(files, self.logits, batch)
+
+    def _rows(
+        self, files: "Iterable[Source]", compute: "Callable[[NDArray[np.float32]], NDArray[np.float32]]", batch: int | None
+    ) -> "Rows":
+        """Images are decoded by threads while the batch before them is computed."""
         size = self.batch if batch is None else batch
         if size < 1:
             raise ArgumentError(f"batch must be at least 1, got {size}")
@@ -131,7 +157,7 @@ class Predictor:
                     ready = [(name, future.exception() or future.result()) for name, future in read]
                     ask(len(read))
                     images = [made for _, made in ready if isinstance(made, np.ndarray)]
-                    rows = iter(self.probabilities(np.stack(images)) if images else ())
+                    rows = iter(compute(np.stack(images)) if images else ())
                     for name, made in ready:
                         if isinstance(made, np.ndarray):
                             yield name, next(rows)
@@ -143,13 +169,8 @@ class Predictor:
                 pool.shutdown(cancel_futures=True)
 
     def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Images (N, in_channels, crop, crop), preprocessed -> (N, num_classes), each row sums to 1.
-
-        Softmax of logits / temperature, in float64. ArgumentError for another shape.
-        """
-        logits = self.logits(images).astype(np.float64) / self.temperature
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        """Images (N, in_channels, crop, crop), preprocessed -> (N, num_classes), by `output`. ArgumentError for another shape."""
+        return probabilities(self.logits(images), self.output).astype(np.float32)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images (N, in_channels, crop, crop), preprocessed -> (N, num_classes), as the network gives them."""
@@ -160,6 +181,12 @@ class Predictor:
             return np.zeros((0, len(self.labels)), np.float32)
         return self.engine(np.ascontiguousarray(images, np.float32))
 
+    def _said(self, scores: NDArray[np.float32], ranked: NDArray[np.intp], threshold: float | None) -> tuple[str, ...] | None:
+        if not self.output.multi_label:
+            return None
+        least = self.output.threshold if threshold is None else threshold
+        return tuple(self.labels[index] for index in ranked if scores[index] >= least)
+
     def _array(self, source: "Source") -> NDArray[np.float32]:
         if isinstance(source, np.ndarray):
             source = _as_image(source)
@@ -167,6 +194,15 @@ class Predictor:
             return to_array(upright_rgb(source, background=self.preprocess.background), self.preprocess)
         source = source if isinstance(source, (str, bytes)) else Path(source)
         return to_array(read_image(source, background=self.preprocess.background), self.preprocess)
+
+
+def probabilities(logits: NDArray[np.floating], output: Output) -> NDArray[np.float64]:
+    """Logits (N, classes) -> probabilities of the same shape, in float64: rows that sum to 1, but of a multi-label network each its own."""
+    scaled = logits.astype(np.float64) / output.temperature
+    if output.multi_label:
+        return np.exp(-np.logaddexp(0, -scaled))
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _name(source: "Source", number: int) -> str:

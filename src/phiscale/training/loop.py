@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
@@ -32,11 +31,11 @@ from phiscale.training.compute import Compute
 from phiscale.training.ema import Ema
 from phiscale.training.guard import Guard
 from phiscale.training.log import Log
-from phiscale.training.metrics import Scores, scores
+from phiscale.training.metrics import Scores, correct, scores
 from phiscale.training.objective import Objective, Teacher
 from phiscale.training.optim import make_optimizer
 from phiscale.training.pace import LONGEST, Pace
-from phiscale.training.probe import fit_probe
+from phiscale.training.probe import fit_probe, probe_loss
 from phiscale.training.processes import Processes
 from phiscale.training.recipe import Recipe
 from phiscale.training.stop import Stop
@@ -51,7 +50,7 @@ RESPAWNS = 3  # times an epoch that reading processes are started again
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The best epoch by validation top-1 (then loss): its weights under phiscale's names, and its scores. Epoch 0 is the probe."""
+    """The best epoch by `Scores.merit` (then loss): its weights under phiscale's names, and its scores. Epoch 0 is the probe."""
 
     state: dict[str, Tensor]
     epoch: int
@@ -61,7 +60,7 @@ class Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class _Best:
-    top1: float = -1.0
+    merit: float = -1.0
     loss: float = float("inf")
     epoch: int = 0
     stage: str = ""
@@ -172,7 +171,8 @@ class _Training:
             accelerate(self.network)
         counts = [0] * len(images.classes)
         for item in images.splits["train"]:
-            counts[item.label] += 1
+            for label in item.all_labels:
+                counts[label] += 1
         self.objective = Objective(recipe, self.network, preprocess=preprocess, counts=counts, targets=targets, teacher=teacher)
         if recipe.freeze_norms:
             freeze_norms(self.network)
@@ -311,7 +311,7 @@ class _Training:
                 loss, logits = self.objective(self.model, images, answers, indices[part], seed=seed)
                 self.accelerator.backward(loss * (len(part) * self.processes.count / all_of_them))  # processes' gradients are averaged
             mine[0] += loss.item() * len(part)
-            mine[1] += int((logits.argmax(1) == answers).sum())
+            mine[1] += int(correct(logits.argmax(1)[:, None], answers).sum())
         loss, right, n = self.processes.total(*mine)
         norm = self.gradient_norm()
         self.guard.check(
@@ -379,8 +379,8 @@ class _Training:
             self.network.classifier.bias.copy_(bias)
             logits = features @ weight.T + bias
         self.ema = None
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.loss.label_smoothing).item()
-        self.judge("probe", loss, (logits.argmax(1) == labels).double().mean().item())
+        loss = probe_loss(logits, labels, self.recipe.loss.label_smoothing).item()
+        self.judge("probe", loss, correct(logits.argmax(1)[:, None], labels).double().mean().item())
 
     # --- after an epoch --------------------------------------------------------------------------
 
@@ -397,17 +397,17 @@ class _Training:
             self.pace.evaluated(time.perf_counter() - started)
         if speed is not None:
             self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0] * len(self.sums)
-        if (val.top1, -val.loss) > (self.best.top1, -self.best.loss):
+        if (val.merit, -val.loss) > (self.best.merit, -self.best.loss):
             plain = self.objective.plain(judged.state_dict())
             state = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in plain.items()}
-            self.best = _Best(top1=val.top1, loss=val.loss, epoch=self.epoch, stage=stage, state=state)
+            self.best = _Best(merit=val.merit, loss=val.loss, epoch=self.epoch, stage=stage, state=state)
         lr = self.optimizer.param_groups[-1]["lr"] if self.epoch else 0.0
         row = {"epoch": self.epoch, "stage": stage, "lr": lr, "train_loss": loss, "train_top1": top1}
         self.log.epoch(row | {"val_loss": val.loss, "val_top1": val.top1, "grad_norm": norm}, speed=speed, seconds=seconds)
         if speed is not None:
             best = ", the best so far" if self.best.epoch == self.epoch else ""
             self.say(
-                f"epoch {self.epoch}: loss {loss:.4g}, validation top-1 {val.top1:.1%}{best}; {speed:.0f} images/s, "
+                f"epoch {self.epoch}: loss {loss:.4g}, validation {val.headline}{best}; {speed:.0f} images/s, "
                 f"peak {self.log.timings[-1]['peak_bytes'] / 1e9:.2f} GB{self.left(time.perf_counter() - started + (seconds or 0))}"
             )
 
@@ -502,7 +502,7 @@ def evaluate(
             tell("evaluating", done, len(images))
     width = model.spec.num_classes
     logits = torch.cat(outputs) if outputs else torch.zeros(0, width)
-    labels = torch.cat(answers) if answers else torch.zeros(0, dtype=torch.int64)
+    labels = torch.cat(answers) if answers else images.answers()[:0]
     return scores(processes.rows(logits, len(images)), processes.rows(labels, len(images)))
 
 
@@ -523,7 +523,7 @@ def _features(
         tell("probing", done, len(images))
     features, labels = processes.rows(torch.cat(found), len(images)), processes.rows(torch.cat(answers), len(images))
     return torch.cat([part.transpose(0, 1).flatten(0, 1) for part in features.split(batch)]), torch.cat(
-        [part.repeat(views) for part in labels.split(batch)]
+        [part.repeat(views, *[1] * (part.ndim - 1)) for part in labels.split(batch)]
     )
 
 

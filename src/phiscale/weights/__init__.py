@@ -14,15 +14,26 @@ if TYPE_CHECKING:
     from phiscale.weights.inherit import Inheritance
     from phiscale.weights.models import create_model, load_weights, pretrained
     from phiscale.weights.sources import Record, find, records
-    from phiscale.weights.store import load_folder, save_model
+    from phiscale.weights.store import load_folder, load_output, save_model
 
-__all__ = ["Inheritance", "Record", "create_model", "find", "load_folder", "load_weights", "pretrained", "records", "save_model"]
+__all__ = [
+    "Inheritance",
+    "Record",
+    "create_model",
+    "find",
+    "load_folder",
+    "load_output",
+    "load_weights",
+    "pretrained",
+    "records",
+    "save_model",
+]
 
 _HOMES = {  # imported on first use: sources.py does without torch
     "Inheritance": "phiscale.weights.inherit",
     **dict.fromkeys(("create_model", "load_weights", "pretrained"), "phiscale.weights.models"),
     **dict.fromkeys(("Record", "find", "records"), "phiscale.weights.sources"),
-    **dict.fromkeys(("load_folder", "save_model"), "phiscale.weights.store"),
+    **dict.fromkeys(("load_folder", "load_output", "save_model"), "phiscale.weights.store"),
 }
 
 

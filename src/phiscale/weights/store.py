@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from phiscale.architecture import Design, Preprocess
+from phiscale.architecture import Design, Output, Preprocess
 from phiscale.architecture.layout import difference, layout
 from phiscale.atomic import replacing, write_text
 from phiscale.errors import ArgumentError, SpecError, WeightsError
@@ -28,6 +28,7 @@ def save_model(
     design: Design,
     preprocess: Preprocess,
     labels: Sequence[str] | None = None,
+    output: Output | None = None,
 ) -> Path:
     """Write the folder, each file atomically, `config.json` with the weights' checksum last; give back the folder.
 
@@ -55,6 +56,7 @@ def save_model(
         "design": design.to_dict(),
         "preprocess": preprocess.to_dict(),
         "labels": list(labels) if labels is not None else None,
+        "output": (output or Output()).to_dict(),
         "sha256": sha256(folder / MODEL),
     }
     if labels is not None:
@@ -68,12 +70,7 @@ def load_folder(folder: str | Path) -> tuple[dict[str, Tensor], Design, Preproce
     """State, design, preprocessing and labels of a folder that `save_model` wrote, checked wholly. WeightsError says what is wrong."""
     folder = Path(folder)
     config_path = folder / CONFIG
-    try:
-        config: Any = json.loads(config_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder} is no folder of a saved model: can't read {CONFIG} ({error})") from None
-    if not isinstance(config, Mapping) or "design" not in config or "preprocess" not in config:
-        raise WeightsError(f"{config_path} was not written by phiscale: it needs `design` and `preprocess`")
+    config = _config(folder)
     if config.get("schema") != SCHEMA:
         raise WeightsError(f"{config_path}: schema must be {SCHEMA}, got {config.get('schema')!r}; written by a newer phiscale?")
     try:
@@ -92,6 +89,25 @@ def load_folder(folder: str | Path) -> tuple[dict[str, Tensor], Design, Preproce
     check_finite(state, str(folder / MODEL))
     state = {key: state[key] for key in layout(design.spec)}
     return state, design, preprocess, tuple(str(label) for label in labels) if labels is not None else None
+
+
+def load_output(folder: str | Path) -> Output:
+    """What becomes of the logits of a folder that `save_model` wrote. WeightsError says what is wrong."""
+    try:
+        return Output.from_dict(_config(Path(folder)).get("output", {}))
+    except SpecError as error:
+        raise WeightsError(f"{Path(folder) / CONFIG}: {error}") from None
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    path = folder / CONFIG
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} is no folder of a saved model: can't read {CONFIG} ({error})") from None
+    if not isinstance(config, Mapping) or "design" not in config or "preprocess" not in config:
+        raise WeightsError(f"{path} was not written by phiscale: it needs `design` and `preprocess`")
+    return config
 
 
 def sha256(path: Path) -> str:
