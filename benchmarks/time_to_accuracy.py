@@ -68,7 +68,7 @@ def timm_network(classes: int) -> Any:
     from phiscale.weights import create_model
     from phiscale.weights.dialects import to_dialect
 
-    ours = create_model("efficientnet_lite0")
+    ours = create_model("efficientnet_lite0", weights="auto")
     state = {name: value for name, value in to_dialect(ours.state_dict(), ours.spec, "timm").items() if not name.startswith("classifier")}
     network = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
     missing = network.load_state_dict(state, strict=False)
