@@ -1,5 +1,7 @@
 """Cost in closed form against the module that torch builds, layer by layer, without allocating anything (meta device)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,10 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from phiscale.architecture import NetworkSpec
+from phiscale.architecture import Design, NetworkSpec
 from phiscale.architecture.catalog import design, rows
 from phiscale.architecture.layout import layout
 from phiscale.cost import cost, layers
+from phiscale.cost.count import peak_bytes, weight_bytes
 from phiscale.nn import Network
 from phiscale.nn.layers import CondConv2d
 from random_specs import sizes, specs
@@ -56,6 +59,19 @@ def test_cost_is_what_the_module_does(spec: NetworkSpec, size: tuple[int, int]) 
         # a convolution's row carries the batch norm behind it
         owner = named[row.name] if not row.name.endswith(".conv") else model.get_submodule(row.name.removesuffix(".conv"))
         assert row.params == sum(p.numel() for p in owner.parameters()), row.name
+
+
+@given(spec=specs, resolution=st.integers(16, 300), depth=st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_totals_from_two_blocks_a_stage_are_the_sums_over_all_layers(spec: NetworkSpec, resolution: int, depth: int) -> None:
+    spec = replace(spec, stages=tuple(replace(stage, depth=depth) for stage in spec.stages))
+    rows, total = layers(spec, resolution), cost(Design(spec=spec, resolution=resolution))
+    assert total.macs == sum(row.macs for row in rows)
+    assert total.params == sum(row.params for row in rows)
+    assert total.activations == sum(row.activations for row in rows)
+    scales = sum(shape[0] for key, shape in layout(spec).items() if key.endswith(".bn.weight"))
+    assert weight_bytes(spec) == 4 * (total.params - scales)
+    assert total.peak_bytes == peak_bytes(spec, resolution)
 
 
 @given(spec=specs)

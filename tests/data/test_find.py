@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiscale.data.find import Item, _split, find_images, find_labelled, image_files
+from phiscale.data.find import SAMPLE, Item, _split, find_images, find_labelled, fingerprints, image_files
 from phiscale.errors import ArgumentError, DataError, MissingExtraError
 
 
@@ -234,6 +234,24 @@ def test_the_same_image_in_two_splits_or_under_two_labels_is_told(tmp_path: Path
     leak, torn = find_images(tmp_path).notes
     assert leak.startswith("1 images are in more than one of train, val")
     assert torn.startswith("1 images are there under two labels")
+
+
+def test_files_have_one_word_where_and_only_where_their_bytes_are_the_same(tmp_path: Path) -> None:
+    """Those of one size are told apart by their middle, and those that agree there by all of it."""
+    alike = bytearray(np.random.default_rng(0).bytes(3 * SAMPLE))
+    first, last = bytearray(alike), bytearray(alike)
+    first[0] ^= 1
+    last[-1] ^= 1
+    contents = [alike, first, last, alike, alike[:-1], np.random.default_rng(1).bytes(3 * SAMPLE), b"small", b"smell", b"small", b""]
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    gone = tmp_path / "gone"
+    words = fingerprints([*paths, gone])
+    for one, own in zip(paths, contents, strict=True):
+        assert words[one] != words[gone]
+        for other, theirs in zip(paths, contents, strict=True):
+            assert (words[one] == words[other]) == (bytes(own) == bytes(theirs)), (one.name, other.name)
 
 
 @settings(max_examples=200, deadline=None)
