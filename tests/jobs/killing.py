@@ -57,7 +57,8 @@ def die(folder: Path, when: int | str | dict[str, float] | None) -> None:
 
 
 def start(given: dict[str, Any], case: dict[str, Any], folder: Path) -> None:
-    job.fit(given["images"], network=given["design"], recipe=case["recipe"], out=folder, workers=case["workers"], **OPTIONS)
+    more = {"unlabelled": given["images"], "rounds": 1} if case["recipe"] == "noisy_student" else {}
+    job.fit(given["images"], network=given["design"], recipe=case["recipe"], out=folder, workers=case["workers"], **OPTIONS, **more)
 
 
 def killed(given: dict[str, Any], case: dict[str, Any], folder: Path) -> int:
