@@ -28,6 +28,8 @@ class Log:
         self.rows: list[dict[str, Any]] = []
         self.timings: list[dict[str, Any]] = []
         self._writer: Any = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         if self.tensorboard:
             self._open(0)
 

@@ -11,6 +11,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from phiscale.errors import RunError
 
@@ -89,5 +91,21 @@ def processes(timeout: float = TIMEOUT) -> Processes:
     """Join the processes that torchrun started, or be the only one. timeout: seconds to wait for each other."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
+    _meet(timedelta(seconds=timeout))
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(seconds=timeout))
     return Processes(state.process_index, state.num_processes)
+
+
+def _meet(timeout: timedelta) -> None:
+    """Join torch's process group.
+
+    Where torchrun starts all processes of one machine again, its store still has the dead ones' addresses, and who reads them first
+    can't connect (torch 2.14): each start gets names of its own. On several machines the starts are not counted alike.
+    """
+    if torch.distributed.is_initialized() or os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return
+    store, rank, count = next(rendezvous("env://", timeout=timeout))
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    backend = torch.distributed.get_default_backend_for_device(device)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)

@@ -1,8 +1,24 @@
 """Batch norms that take their statistics from all processes' images. torch's own works on GPUs only; this one wherever all_reduce does."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class Summed(torch.autograd.Function):
+    """x -> its sum over all processes; the gradient of a sum that all use is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx
+        summed = x.clone()
+        torch.distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return Summed.forward(ctx, *grad_outputs)
 
 
 class SyncNorm(nn.BatchNorm2d):
@@ -12,10 +28,10 @@ class SyncNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         x = input.float()
-        sums = all_reduce(torch.cat([x.sum((0, 2, 3)), x.new_full((1,), x.numel() / x.shape[1])]))
+        sums = summed(torch.cat([x.sum((0, 2, 3)), x.new_full((1,), x.numel() / x.shape[1])]))
         n, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
         centred = x - mean.view(-1, 1, 1)
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / n
+        variance = summed(centred.square().sum((0, 2, 3))) / n
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -26,6 +42,10 @@ class SyncNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * (n / (n - 1).clamp(min=1)), momentum)  # unbiased, as torch does
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(input.dtype)
+
+
+def summed(x: Tensor) -> Tensor:
+    return Summed.apply(x)  # pyright: ignore[reportReturnType]
 
 
 def sync_norms(model: nn.Module) -> nn.Module:
