@@ -107,6 +107,10 @@ def command(
         Path | None, Parameter(name=("--output", "-o"), help="The run folder, new or empty. Default: runs/IMAGES-NETWORK, numbered.")
     ] = None,
     resume: Annotated[Path | None, Parameter(help="Go on with this interrupted run folder. Default: a new run.")] = None,
+    find_lr: Annotated[
+        bool, Parameter(help="Train nothing, but raise the learning rate until the loss runs away, and draw it: rates.html in OUTPUT.")
+    ] = False,
+    find_batch: Annotated[bool, Parameter(help="Train nothing, but find the largest batch that fits this machine's memory.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a classifier on a folder of images, inside a budget.
@@ -127,6 +131,11 @@ def command(
     if resume is not None and (given := [name for name, value in asked.items() if name not in ANY_TIME and value != DEFAULTS.get(name)]):
         options = ", ".join("-o" if name == "out" else f"--{name.replace('_', '-')}" for name in given)
         raise ArgumentError(f"--resume goes on with what was asked of {resume}; leave out {options}, or start a new run")
+    if find_lr or find_batch:
+        if images is None or (find_lr and find_batch):
+            raise ArgumentError("--find-lr and --find-batch need a folder of images, and are asked one at a time")
+        _tune(images, asked, changes or {}, rates=find_lr, as_json=as_json)
+        return
     run = _trained(images, resume, asked)
     if not run.here:  # one of torchrun's others
         return
@@ -155,6 +164,34 @@ def command(
     emit(f"report    {run.folder / 'report.html'}")
     emit(f"bundle    {run.bundle}")
     say(f"try it: phiscale predict {run.folder} FILE...")
+
+
+def _tune(images: str, given: dict[str, Any], changes: Any, *, rates: bool, as_json: bool) -> None:
+    from phiscale.jobs.fit import Asked
+    from phiscale.jobs.tune import find_batch, find_lr
+
+    out = given.pop("out")
+    own: dict[str, Any] = {
+        name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value is not None and name not in changes
+    }
+    asked = Asked(images=images, changes=dict(changes), **own)
+    with Steps() as steps:
+        if rates:
+            folder, found = find_lr(asked, out=out, watch=steps)
+            page = str(folder / "rates.html")
+            said = {"learning_rate": found.suggested, "lowest_loss_at": found.lowest, "steps": len(found.rates), "page": page}
+            lines = {"rate": f"{found.suggested:g} (the loss was lowest at {found.lowest:.2g})", "page": page}
+        else:
+            fits = find_batch(asked, watch=steps)
+            sizes = {"estimated_bytes": fits.estimated_bytes, "peak_bytes": fits.measured_bytes, "limit_bytes": fits.limit_bytes}
+            said = {"batch": fits.batch, **sizes}
+            estimated, peak, limit = (size / 1e9 for size in sizes.values())
+            lines = {"batch": f"{fits.batch} ({peak:.2f} GB measured, {estimated:.2f} estimated, of {limit:.2f})"}
+    if as_json:
+        emit_json(said)
+        return
+    for name, text in lines.items():
+        emit(f"{name:<9} {text}")
 
 
 def _trained(images: str | None, resume: Path | None, asked: dict[str, Any]) -> "Run":

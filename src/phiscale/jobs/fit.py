@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 
@@ -51,6 +51,7 @@ from phiscale.training import Compute, Recipe, Scores, evaluate, train
 from phiscale.training.compute import Precision
 from phiscale.training.imitate import imitate
 from phiscale.training.metrics import calibration_error, fit_temperature, many_scores
+from phiscale.training.objective import Teacher
 from phiscale.training.processes import TIMEOUT, Processes, processes
 from phiscale.training.recipes import named, read_recipe
 from phiscale.training.stop import Stop
@@ -212,6 +213,18 @@ def resume(folder: str | Path, *, workers: int | None = None, watch: Watcher | N
     return _Fit(asked, Path(folder), watch or Watcher(), all_processes, resumed=about, workers=workers).run()
 
 
+class Ready(NamedTuple):
+    """What a training starts from."""
+
+    found: ImageSet
+    cache: ImageCache
+    design: Design
+    preprocess: Preprocess
+    recipe: Recipe
+    network: Network
+    teacher: Teacher | None
+
+
 class _Fit:
     def __init__(
         self,
@@ -266,29 +279,7 @@ class _Fit:
 
     def work(self, held: ExitStack) -> None:
         """All steps, of which the first process alone writes; `held` until the end: the folder's lock."""
-        threads = self.resumed.get("threads") if self.resumed is not None else self.asked.threads
-        if threads:  # more or fewer would add in another order
-            torch.set_num_threads(threads)
-        found = self.find()
-        design, whole = self.processes.decide(lambda: self.design(found))
-        recipe = self.recipe(len(found.splits["train"]), design)
-        self.weights = self.asked.weights or ("none" if recipe.from_random else "auto")
-        self.loaded = self.load(design)
-        preprocess = scaled_preprocess(self.normalisation(design), design, whole=whole)
-        recipe = self.recipe_as_asked(recipe)
-        if bool(recipe.pseudo.rounds) != (self.asked.unlabelled is not None):
-            raise ArgumentError("the recipe noisy_student and --unlabelled FOLDER, its images without labels, need each other")
-        if recipe.pseudo.rounds and self.asked.minutes is not None:
-            raise ArgumentError("--minutes are for one training, and noisy_student is several; give --epochs")
-        network = create_model(
-            design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
-            weights=self.weights_or_none(), seed=self.asked.seed,
-        )  # fmt: skip
-        design = replace(design, spec=network.spec)
-        taught_by = load_teacher(recipe.loss.distill, classes=found.classes, preprocess=preprocess) if recipe.loss.distill else None
-        found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
-        self.check(found)
-        self.clock("data")
+        found, cache, design, preprocess, recipe, network, taught_by = self.ready()
         if self.processes.main:
             self.begin(found, design, recipe, held)
         self.begun = True
@@ -321,6 +312,33 @@ class _Fit:
         self.export(found, design, preprocess, output, outcome.state, cache)
         self.clock("export")
         self.finish({"epoch": outcome.epoch, "stage": outcome.stage}, parts, output)
+
+    def ready(self) -> Ready:
+        """Everything up to the first step, nothing of it written."""
+        threads = self.resumed.get("threads") if self.resumed is not None else self.asked.threads
+        if threads:  # more or fewer would add in another order
+            torch.set_num_threads(threads)
+        found = self.find()
+        design, whole = self.processes.decide(lambda: self.design(found))
+        recipe = self.recipe(len(found.splits["train"]), design)
+        self.weights = self.asked.weights or ("none" if recipe.from_random else "auto")
+        self.loaded = self.load(design)
+        preprocess = scaled_preprocess(self.normalisation(design), design, whole=whole)
+        recipe = self.recipe_as_asked(recipe)
+        if bool(recipe.pseudo.rounds) != (self.asked.unlabelled is not None):
+            raise ArgumentError("the recipe noisy_student and --unlabelled FOLDER, its images without labels, need each other")
+        if recipe.pseudo.rounds and self.asked.minutes is not None:
+            raise ArgumentError("--minutes are for one training, and noisy_student is several; give --epochs")
+        network = create_model(
+            design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
+            weights=self.weights_or_none(), seed=self.asked.seed,
+        )  # fmt: skip
+        design = replace(design, spec=network.spec)
+        taught_by = load_teacher(recipe.loss.distill, classes=found.classes, preprocess=preprocess) if recipe.loss.distill else None
+        found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
+        self.check(found)
+        self.clock("data")
+        return Ready(found, cache, design, preprocess, recipe, network, taught_by)
 
     def seconds_to_train(self) -> float | None:
         """What is left of the minutes that were asked for, but for the bundle and the report; None where none were."""

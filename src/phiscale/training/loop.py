@@ -152,7 +152,7 @@ class _Training:
     ) -> None:
         self.recipe, self.compute, self.preprocess, self.folder, self.seed = recipe, compute, preprocess, folder, seed
         self.processes, self.stop, self.tell, self.say, self.judged = processes, stop, tell, say, judged
-        self.accelerator = _accelerator(compute)
+        self.accelerator = make_accelerator(compute)
         part = (processes.rank, processes.count)
         self.train_set = ImageDataset(images, "train", preprocess=preprocess, augment=recipe.augment, seed=seed, cache=cache)
         self.plain_train_set = ImageDataset(images, "train", preprocess=preprocess, seed=seed, cache=cache)
@@ -192,10 +192,7 @@ class _Training:
             self.pace = Pace(seconds, steps=self.steps, longest=round(LONGEST * self.steps * self.recipe.epochs))
         saved = self.processes.decide(lambda: checkpoint.load(self.folder / "checkpoint"))
         if saved is None:
-            if self.recipe.adapt_norms:
-                self.adapt_norms()
-            if self.recipe.probe:
-                self.probe()
+            self.warm_up()
         self.prepare()
         if saved is not None:
             self.restore(saved)
@@ -296,9 +293,9 @@ class _Training:
                 return
 
     def one_step(self, pixels: Tensor, labels: Tensor, indices: Tensor) -> None:
-        number, of = self.epoch * self.steps + self.step, self.steps * self.recipe.epochs
+        number = self.epoch * self.steps + self.step
         torch.manual_seed(mix(self.seed, number, *([self.processes.rank] if self.processes.rank else [])))  # dropout and drop-path
-        share = self.recipe.schedule.rate(self.pace.position * of if self.pace else number, self.steps, self.recipe.epochs)
+        share = self.share_of_rate(number)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
         mine, all_of_them = [0.0, 0.0, len(labels)], self.processes.total(len(labels))[0]
@@ -327,6 +324,11 @@ class _Training:
             self.sums[place] += value
         self.log.step(number + 1, loss=loss / n, grad_norm=norm, lr=self.optimizer.param_groups[-1]["lr"])
 
+    def share_of_rate(self, number: int) -> float:
+        """Where the schedule is at a step, as a share of the highest rate."""
+        at = self.pace.position * self.steps * self.recipe.epochs if self.pace else number
+        return self.recipe.schedule.rate(at, self.steps, self.recipe.epochs)
+
     def last_of_all(self, last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients in the last part of a step only."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
@@ -349,6 +351,13 @@ class _Training:
             raise self.stop.error(self.stop.asked or signal.SIGTERM)
 
     # --- before the first step -------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """What the recipe does before any step."""
+        if self.recipe.adapt_norms:
+            self.adapt_norms()
+        if self.recipe.probe:
+            self.probe()
 
     @torch.no_grad()
     def adapt_norms(self) -> None:
@@ -475,7 +484,7 @@ class _Training:
         self.log.go_on(saved["rows"], saved["timings"], self.epoch * self.steps + self.step)
 
 
-def _accelerator(compute: Compute) -> Accelerator:
+def make_accelerator(compute: Compute) -> Accelerator:
     """Accelerate's state belongs to the whole process, and a second training may want another precision: it is made anew."""
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=compute.mixed(torch.device(PartialState().device or "cpu")))
