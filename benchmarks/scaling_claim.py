@@ -1,6 +1,6 @@
 """The paper's claim at a small scale: one baseline grown to 2x and 4x its MACs by depth, width, resolution, and all three.
 
-    python benchmarks/scaling_claim.py CIFAR10_MINI OUT.csv [--images 500 --epochs 6 --seeds 0,1,2]
+    python benchmarks/scaling_claim.py CIFAR10_MINI OUT.csv [--images 400 --epochs 6 --seeds 0,1,2]
 
 From scratch, on `--images` training photos a class for `--epochs` epochs, the same for every network; the test split is what
 is scored (after the last epoch: none is chosen by it). One row a run, appended: run it again to go on, or beside itself with
@@ -45,6 +45,8 @@ def networks() -> list[tuple[str, float, Design]]:
 def some(images: ImageSet, per_class: int) -> ImageSet:
     """The first `per_class` training photos of each class; the test split as what is scored."""
     kept = [item for label in range(len(images.classes)) for item in [i for i in images.splits["train"] if i.label == label][:per_class]]
+    if len(kept) != per_class * len(images.classes):
+        raise SystemExit(f"there are no {per_class} training photos of each class (a fifth is set apart as val); give fewer --images")
     return replace(images, splits={"train": tuple(kept), "val": images.splits["test"]})
 
 
@@ -52,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", default="0,1,2")
     asked = parser.parse_args()
