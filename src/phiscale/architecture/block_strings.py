@@ -12,7 +12,17 @@ from phiscale.architecture.spec import NetworkSpec, Stage, Stem
 from phiscale.errors import SpecError
 
 _OPTION = re.compile(r"(se|cc|[rkseioc])(\d+\.?\d*|\.\d+)")
+_START = re.compile(r"[\s'\"\[]*r\d+_[krseioc]")
 _KNOWN = "r, k, s, e, i, o, se, c1, ccN, noskip"
+
+
+def is_block_strings(text: str) -> bool:
+    """Whether a baseline's name is none, but begins as a block string does.
+
+    >>> is_block_strings("r1_k3_s11_e1_i32_o16"), is_block_strings("resnet50")
+    (True, False)
+    """
+    return _START.match(text) is not None
 
 
 def read(text: str, *, stem: int | None = None) -> NetworkSpec:

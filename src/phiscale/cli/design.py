@@ -19,7 +19,9 @@ from phiscale.jobs.choose import Scaled, named_design, scale_to
 
 
 def command(
-    baseline: Annotated[str, Parameter(help="A published network, a design file (.toml) or a run.")],
+    baseline: Annotated[
+        str, Parameter(help="A published network, a design file (.toml), a run, or block strings (r1_k3_s11_e1_i32_o16_se0.25 …).")
+    ],
     /,
     *,
     macs: Macs = None,
@@ -62,6 +64,8 @@ def command(
     factor, pixels = _resolution(resolution)
     fixed = depth is not None or width is not None or resolution is not None
     scaled = Scaled(design=start)
+    if plot is not None and fixed:
+        raise ArgumentError("--plot draws the family of φ alone; leave out --depth, --width and --resolution")
     if latency is None and (runtime is not None or threads is not None or batch != 1 or latency_table is not None):
         raise ArgumentError("--runtime, --threads, --batch and --latency-table say how --latency is measured; give a --latency")
     if budget:
@@ -81,8 +85,6 @@ def command(
         write_text(output, made.to_toml())
         say(f"written: {output}; train it with: phiscale fit IMAGES --network {output}")
     if plot is not None:
-        if fixed:
-            raise ArgumentError("--plot draws the family of φ alone; leave out --depth, --width and --resolution")
         say(f"written: {_plot(plot, start, scaled, budget, how)}")
     if as_json:
         emit_json(facts(made) | {"fit": scaled.fit.to_dict() if scaled.fit else None, "latency_ms": scaled.latency_ms})
@@ -91,7 +93,8 @@ def command(
     if scaled.fit is not None:
         emit(f"binds        {' and '.join(scaled.fit.binds)}: the next larger design breaks it")
     if scaled.latency_ms is not None:
-        emit(f"latency      {scaled.latency_ms:.3g} ms (median; {len(scaled.tried)} designs were measured)")
+        used = scaled.fit.shares["latency"] if scaled.fit is not None else 0.0
+        emit(f"latency      {scaled.latency_ms:.3g} ms ({used:.1%} of the limit; median; {len(scaled.tried)} designs were measured)")
 
 
 def _plot(path: Path, start: Design, scaled: Scaled, budget: Budget, how: Coefficients | None) -> Path:

@@ -38,7 +38,7 @@ def command(
     ] = False,
     network: Annotated[
         str | None,
-        Parameter(help="A published network or a design file. Default: the best EfficientNet-Lite inside the budget."),
+        Parameter(help="A published network, a design file, or block strings. Default: the best EfficientNet-Lite inside the budget."),
     ] = None,
     coefficients: Annotated[
         str | None,

@@ -14,7 +14,9 @@ from phiscale.jobs.choose import named_design
 
 
 def command(
-    network: Annotated[str, Parameter(help="A published network, a design file (.toml) or a run.")],
+    network: Annotated[
+        str, Parameter(help="A published network, a design file (.toml), a run, or block strings (r1_k3_s11_e1_i32_o16_se0.25 …).")
+    ],
     /,
     *,
     layers: Annotated[bool, Parameter(help="Every layer instead of every stage.")] = False,

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from phiscale.architecture.design import Design
@@ -92,7 +92,7 @@ def amount_text(number: float) -> str:
 class BudgetFit:
     """The largest design inside a budget, and what keeps it from being larger.
 
-    shares  of each analytic limit, how much is used; 1 is all of it
+    shares  of each limit, how much is used; 1 is all of it (of a latency that was not measured here, nothing is said)
     binds   the limits that the next larger design breaks
     """
 
@@ -104,11 +104,13 @@ class BudgetFit:
 
     @property
     def left(self) -> dict[str, float]:
-        """How much of each limit is unused, in its own unit (bytes for memory)."""
+        """How much of each limit is unused, in its own unit (bytes for memory, seconds for latency)."""
         return {name: getattr(self.budget, name) * (1 - share) for name, share in self.shares.items()}
 
     def __str__(self) -> str:
-        said = [f"{name}: {share:.1%} of {amount_text(getattr(self.budget, name))} used" for name, share in self.shares.items()]
+        limits = asdict(self.budget)
+        amounts = {name: f"{limits[name] * 1e3:g} ms" if name == "latency" else amount_text(limits[name]) for name in self.shares}
+        said = [f"{name}: {share:.1%} of {amounts[name]} used" for name, share in self.shares.items()]
         return f"φ = {self.phi:.4g}; " + "; ".join(said) + f"; {' and '.join(self.binds)} allow no larger one"
 
     def to_dict(self) -> dict[str, Any]:

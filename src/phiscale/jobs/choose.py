@@ -1,13 +1,15 @@
 """Which design to train: the one that was named, or the best of the family inside the budget."""
 
+import math
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phiscale.architecture import Design, policy, scale
+from phiscale.architecture.block_strings import is_block_strings
 from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import row, rows
-from phiscale.architecture.scaling import Coefficients
+from phiscale.architecture.scaling import Coefficients, own_coefficients
 from phiscale.cost import Budget, BudgetFit, cost, search_budget
 from phiscale.cost.budget import amount_text
 from phiscale.errors import ArgumentError, BudgetError
@@ -19,7 +21,9 @@ WORTH = 1.1  # times the multiply-adds of a member that was really trained is wh
 
 
 def named_design(network: str) -> Design:
-    """A published network, a design file, or a run folder's design."""
+    """A published network, a design file, a run folder's design, or block strings."""
+    if is_block_strings(network):
+        return published(network)
     path = Path(network)
     if path.suffix == ".toml" or path.is_file():
         return Design.read(path)
@@ -63,7 +67,7 @@ def keeps(design: Design, budget: Budget) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaled:
-    """A design inside a budget. `fit`: what binds, for analytic limits alone; `tried`: each design that was measured, in milliseconds."""
+    """A design inside a budget. `fit`: what binds and what is left; `tried`: each design that was measured, in milliseconds."""
 
     design: Design
     fit: BudgetFit | None = None
@@ -91,26 +95,52 @@ def scale_to(
 ) -> Scaled:
     """The largest phi inside `budget`; a latency in it is measured here, or read from `table` (measured perhaps elsewhere).
 
-    depth, width, resolution: factors fixed by hand, for analytic limits. BudgetError says which limit can't be kept.
+    depth, width, resolution: factors fixed by hand; phi decides the others. BudgetError says which limit can't be kept.
     """
     if budget.latency is None:
         fit = search_budget(design, budget, coefficients=coefficients, depth=depth, width=width, resolution=resolution)
         return Scaled(design=fit.design, fit=fit)
-    if (depth, width, resolution) != (None, None, None):
-        raise BudgetError("a latency is kept by φ alone; leave --depth, --width and --resolution out, or --latency")
     # what needs a runtime is imported where it is used: analytic budgets answer without one
     from phiscale.deploy.latency import setting
     from phiscale.deploy.latency_budget import default_cache, fit_table, measured_in, search_latency
 
+    fixed = {"depth": depth, "width": width, "resolution": resolution}
+    if None not in fixed.values():
+        raise BudgetError("depth, width and resolution are all fixed, so there is nothing left for a budget to decide; free one of them")
+    how = coefficients or own_coefficients(design)
+    if any(factor is not None for factor in fixed.values()):
+        design = scale(design, depth=depth, width=width, resolution=resolution)
+        alpha, beta, gamma = (
+            1.0 if by_hand is not None else own for by_hand, own in zip(fixed.values(), (how.alpha, how.beta, how.gamma), strict=True)
+        )
+        how = Coefficients(alpha=alpha, beta=beta, gamma=gamma)
     limit, analytic = budget.latency * 1e3, replace(budget, latency=None)
     tried: tuple[tuple[Design, float], ...] = ()
     if table is not None:
-        made = fit_table(design, limit, table=table, coefficients=coefficients, budget=analytic, threads=threads, batch=batch)
+        made = fit_table(design, limit, table=table, coefficients=how, budget=analytic, threads=threads, batch=batch)
     else:
         clock = measured_in(setting(runtime=runtime, threads=threads, batch=batch), cache=default_cache())
-        found = search_latency(design, limit, measure=clock, coefficients=coefficients, budget=analytic)
+        found = search_latency(design, limit, measure=clock, coefficients=how, budget=analytic)
         made, tried = found.design, tuple((each, stats.p50) for each, stats in found.tried)
-    return Scaled(design=replace(made, origin=replace(made.origin, budget=str(budget))), tried=tried)
+    scaled = Scaled(design=replace(made, origin=replace(made.origin, budget=str(budget))), tried=tried)
+    return replace(scaled, fit=_fit_of(scaled, budget, design, how))
+
+
+def _fit_of(scaled: Scaled, budget: Budget, design: Design, how: Coefficients) -> BudgetFit:
+    """What a latency's search left of each limit, and whether the latency or an analytic limit stood in its way."""
+    made, analytic = scaled.design, replace(budget, latency=None)
+    shares = analytic.shares(cost(made))
+    if scaled.latency_ms is not None and budget.latency is not None:
+        shares["latency"] = scaled.latency_ms / 1e3 / budget.latency
+    binds: tuple[str, ...] = ("latency",)
+    if analytic:
+        alone = search_budget(design, analytic, coefficients=how)
+        if (alone.design.spec, alone.design.resolution) == (made.spec, made.resolution):
+            binds = alone.binds
+    growth = ((how.alpha, made.origin.depth / design.origin.depth), (how.beta, made.origin.width / design.origin.width))
+    growth += ((how.gamma, made.origin.resolution / design.origin.resolution),)
+    phi = next((math.log(factor) / math.log(base) for base, factor in growth if base > 1), 0.0)
+    return BudgetFit(design=made, phi=phi, budget=budget, shares=shares, binds=binds)
 
 
 def fit_budget(

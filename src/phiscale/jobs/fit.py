@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Unpack
 import torch
 
 from phiscale.architecture import Design, Output, Preprocess
+from phiscale.architecture.block_strings import is_block_strings
 from phiscale.architecture.catalog import rows
 from phiscale.architecture.toml import dumps
 from phiscale.atomic import as_run_error, sweep, write_text
@@ -628,7 +629,7 @@ def _new_folder(asked: Asked, out: Path | None) -> Path:
 
 def _free_name(asked: Asked) -> Path:
     """runs/IMAGES-NETWORK, with a number behind it where that is taken."""
-    network = Path(asked.network).stem if asked.network else "auto"
+    network = "auto" if not asked.network else "blocks" if is_block_strings(asked.network) else Path(asked.network).stem
     base = f"{Path(asked.images).resolve().stem or 'images'}-{network}"
     for number in range(1, 10_000):
         folder = Path("runs") / (base if number == 1 else f"{base}-{number}")

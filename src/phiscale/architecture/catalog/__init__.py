@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from types import MappingProxyType
 
+from phiscale.architecture.block_strings import is_block_strings, read
 from phiscale.architecture.catalog import (
     efficientnet,
     efficientnet_condconv,
@@ -24,6 +25,8 @@ from phiscale.architecture.catalog import (
 from phiscale.architecture.catalog.row import Row
 from phiscale.architecture.design import Design
 from phiscale.errors import UnknownNetworkError
+
+BLOCK_STRINGS_AT = 224  # pixels: they don't say, and EfficientNet's are of B0
 
 __all__ = ["Row", "design", "list_networks", "row", "rows"]
 
@@ -69,9 +72,11 @@ def row(name: str) -> Row:
 
 
 def design(name: str) -> Design:
-    """The design of a published network, at its published resolution.
+    """The design of a published network, at its published resolution; or, at 224 pixels, of the reference's block strings.
 
     >>> design("efficientnet_b1").resolution
     240
+    >>> len(design("r1_k3_s11_e1_i32_o16_se0.25 r2_k3_s22_e6_i16_o24_se0.25").spec.stages)
+    2
     """
-    return row(name).design
+    return Design(spec=read(name), resolution=BLOCK_STRINGS_AT) if is_block_strings(name) else row(name).design
