@@ -1,7 +1,9 @@
 """Ambiguous, foreign and wrong files; projects that can't be installed here, by their own names written out by hand."""
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 import phiscale
 from phiscale.architecture import NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design
+from phiscale.architecture.layout import layout
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
 from phiscale.weights.dialects import DIALECTS, key_map, numerics_of, recognise, to_dialect, to_own
@@ -96,6 +99,21 @@ def test_mmpretrain_joins_stages_of_stride_one_as_its_source_does():
         "classifier.bias": "head.fc.bias",
     }
     assert {key: names[key] for key in expected} == expected
+
+
+KEYS = json.loads((Path(__file__).parents[1] / "golden" / "keys.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("project", "name"), [(project, name) for project in ("keras", "mmpretrain", "pycls") for name in KEYS[project]], ids=str
+)
+def test_keys_and_shapes_are_those_of_the_projects_own_networks(project, name):
+    spec, dialect = design(name).spec, DIALECTS[project]
+    names, shapes = key_map(spec, dialect), layout(spec)
+    theirs = {names[own]: dialect.leaves.write(own, torch.empty(shape, device="meta")).shape for own, shape in shapes.items() if names[own]}
+    lines = sorted(f"{key} {tuple(shape)}" for key, shape in theirs.items())
+    found = {"tensors": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+    assert found == KEYS[project][name], lines[:5]
 
 
 def state_of(spec: NetworkSpec) -> dict[str, torch.Tensor]:
