@@ -26,6 +26,9 @@ def command(
             "all (ten). Default: the centre alone."
         ),
     ] = None,
+    data_root: Annotated[
+        Path | None, Parameter(help="Where data sets by name are. Default: $PHISCALE_DATA, else a folder of phiscale's cache.")
+    ] = None,
     threshold: Annotated[
         float | None, Parameter(help="Of a multi-label network: the probability from which on a label is said. Default: its own.")
     ] = None,
@@ -46,7 +49,8 @@ def command(
         check_table(table_file)
     with Steps() as steps:
         found = evaluate(
-            model, images, split=split, resolution=resolution, views=views, threshold=threshold, runtime=runtime, watch=steps
+            model, images, split=split, resolution=resolution, views=views, threshold=threshold, data_root=data_root,
+            runtime=runtime, watch=steps,
         )  # fmt: skip
     if table_file is not None:
         write_table(table_file, found)

@@ -25,10 +25,17 @@ ANY_TIME = ("workers",)  # change nothing in what comes out, so that --resume ta
 def command(
     images: Annotated[
         str | None,
-        Parameter(help="A folder of class folders; train/ and val/ of them; a CSV of path,label; or `digits`. Default: those of --resume."),
+        Parameter(
+            help="A folder of class folders; train/ and val/ of them; a CSV of path,label; "
+            "or a data set by name, such as cifar10 or flowers102. Default: those of --resume."
+        ),
     ] = None,
     /,
     *,
+    data_root: Annotated[
+        Path | None,
+        Parameter(help="Where data sets by name are, or are downloaded to. Default: $PHISCALE_DATA, else a folder of phiscale's cache."),
+    ] = None,
     multi_label: Annotated[
         bool,
         Parameter(
@@ -119,7 +126,8 @@ def command(
     Interrupted runs go on with --resume and end with the same weights.
     """
     asked: dict[str, Any] = {
-        "multi_label": multi_label, "network": network, "coefficients": coefficients, "macs": macs, "params": params, "memory": memory,
+        "data_root": data_root, "multi_label": multi_label,
+        "network": network, "coefficients": coefficients, "macs": macs, "params": params, "memory": memory,
         "latency": latency, "runtime": runtime, "weights": weights, "recipe": recipe, "epochs": epochs,
         "minutes": minutes, "batch": batch, "learning_rate": learning_rate, "clip": clip, "patience": patience, "resolution": resolution,
         "flip": flip, "precision": precision, "accumulate": accumulate, "compile": compile, "channels_last": channels_last,

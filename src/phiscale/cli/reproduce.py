@@ -57,9 +57,7 @@ def command(
         from phiscale.jobs.imagenette import compare
 
         with Steps() as steps:
-            compared = compare(
-                images or "imagenette", quick=quick, epochs=epochs, seeds=seeds, resolution=resolution, out=output, watch=steps
-            )
+            compared = compare(images, quick=quick, epochs=epochs, seeds=seeds, resolution=resolution, out=output, watch=steps)
         _tell_compared(compared, as_json=as_json)
         return
     if what in FIGURES or (what == "table7" and images is not None):

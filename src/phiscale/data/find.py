@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phiscale.data.digits import digits_folder
 from phiscale.data.lists import SPLIT_NAMES, read_list
+from phiscale.data.named import SETS, Tell, named_folder, nearest
 from phiscale.errors import ArgumentError, DataError
 from phiscale.runtime.image import IMAGE_SUFFIXES, printable
 
@@ -68,18 +68,27 @@ class ImageSet:
         return out
 
 
-def find_images(source: str | Path, *, seed: int = 0, val_share: float = 0.2, multi_label: bool = False) -> ImageSet:
-    """The labelled images of a folder of class folders, of train/ + val/ (+ test/) of them, of a CSV, or the word `digits`.
+def find_images(
+    source: str | Path,
+    *,
+    seed: int = 0,
+    val_share: float = 0.2,
+    multi_label: bool = False,
+    data_root: str | Path | None = None,
+    tell: Tell | None = None,
+) -> ImageSet:
+    """The labelled images of a folder of class folders, of train/ + val/ (+ test/) of them, of a CSV, or of a data set by name.
 
     Classes are the sorted names in train. Where there is no val, `val_share` of each class of train is set apart: stratified,
     by `seed`, files with the same bytes on one side, at least one image of each class on both. ArgumentError where there is
     nothing at `source`; DataError where the images can't be used: one class, an empty class, a class in val that train lacks.
 
     multi_label   of a CSV: an image may have several labels, or none (see lists.py); then a class with a single image stays in train
+    data_root     where data sets by name are (see named.py)
     """
     if not 0 < val_share < 1:
         raise ArgumentError(f"val_share must be between 0 and 1, got {val_share!r}")
-    path = digits_folder() if source == "digits" else Path(source)
+    path = _located(source, data_root, tell)
     named = _named(path, multi_label=multi_label)
     if "train" not in named.splits:
         raise DataError(f"{printable(path)}: has {' and '.join(sorted(named.splits))}, but no train to learn from")
@@ -91,6 +100,8 @@ def find_images(source: str | Path, *, seed: int = 0, val_share: float = 0.2, mu
         named.notes.append("val has no images; split from train instead")
     prints = fingerprints(item.path for items in splits.values() for item in items)
     notes = [*named.notes, *_duplicate_notes(splits, prints)]
+    if (public := SETS.get(str(source))) is not None and public.note and path != Path(source):
+        notes.append(f"{source}: {public.note}")
     if "val" not in splits:
         train, val = _split(splits["train"], prints, classes, seed, val_share)
         splits = {"train": train, "val": val, **{name: items for name, items in splits.items() if name == "test"}}
@@ -101,13 +112,21 @@ def find_images(source: str | Path, *, seed: int = 0, val_share: float = 0.2, mu
     )  # fmt: skip
 
 
-def find_labelled(source: str | Path, *, classes: Sequence[str], split: str | None = None, multi_label: bool = False) -> ImageSet:
+def find_labelled(
+    source: str | Path,
+    *,
+    classes: Sequence[str],
+    split: str | None = None,
+    multi_label: bool = False,
+    data_root: str | Path | None = None,
+    tell: Tell | None = None,
+) -> ImageSet:
     """All images of `source` with the given classes, unsplit, for evaluation: one split, named as asked, else test, val, train or "all".
 
     A folder of class folders counts whole; of train/ + val/ + test/ the one asked for, else the first of test, val, train.
     DataError where the images have a class that `classes` lacks.
     """
-    path = digits_folder() if source == "digits" else Path(source)
+    path = _located(source, data_root, tell)
     named = _named(path, multi_label=multi_label)
     if split is None:
         split = next(name for name in ("test", "val", "train") if name in named.splits)
@@ -150,6 +169,14 @@ class _Named:
             raise DataError(f"no images in {len(empty)} of {len(classes)} classes: {names}; fill or remove the folders")
 
 
+def _located(source: str | Path, data_root: str | Path | None, tell: Tell | None) -> Path:
+    """What is there under this path; else the data set of this name."""
+    path, name = Path(source), str(source)
+    if name in ("digits", *SETS) and not path.exists():
+        return named_folder(name, data_root, tell)
+    return path
+
+
 def _named(path: Path, *, multi_label: bool) -> _Named:
     if path.is_dir() and multi_label:
         raise ArgumentError(f"{printable(path)} is a folder: several labels an image come from a CSV of path,labels")
@@ -159,7 +186,8 @@ def _named(path: Path, *, multi_label: bool) -> _Named:
         return _from_list(path, multi_label=multi_label)
     given = f"a file, {printable(path)}" if path.exists() else f"{printable(path)!r}, where there is nothing"
     raise ArgumentError(
-        f"images: got {given}; give a folder of class folders (or train/ and val/ of them), a CSV of path,label, or `digits`"
+        f"images: got {given}; give a folder of class folders (or train/ and val/ of them), a CSV of path,label, "
+        f"or a data set by name; {nearest(str(path))}"
     )
 
 

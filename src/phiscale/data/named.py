@@ -84,7 +84,7 @@ def nearest(name: str) -> str:
     close = get_close_matches(name.lower(), NAMES, 3, 0.6)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     extra = "birdsnap is not in torchvision: give its images as a folder; " if name.lower() == "birdsnap" else ""
-    return f"{extra}{hint}data sets by name: {', '.join(NAMES)}"
+    return f"{extra}{hint}known: {', '.join(NAMES)}"
 
 
 def _there(name: str, of: NamedSet, root: Path) -> list[Part]:

@@ -118,6 +118,7 @@ def evaluate(
     resolution: int | None = None,
     views: Views | None = None,
     threshold: float | None = None,
+    data_root: str | Path | None = None,
     runtime: str | None = None,
     watch: Watcher | None = None,
 ) -> Evaluation:
@@ -129,6 +130,7 @@ def evaluate(
     views       of each image, whose probabilities are averaged: "flip" (and its mirror image), "crops" (the corners and the centre
                 of the image, 8/7 the size), "all" (both: ten); None: the centre, as in prediction
     threshold   of a multi-label network, in place of its own
+    data_root   where data sets by name are
     ArgumentError for a resolution below 1 or of a bundle; DataError where the images have classes that the network lacks.
     """
     tell = (watch or Watcher()).progress
@@ -145,7 +147,7 @@ def evaluate(
         if not output.multi_label:
             raise ArgumentError("a threshold is for multi-label networks; this one names one class")
         output = replace(output, threshold=threshold)
-    found = find_labelled(images, classes=labels, split=split, multi_label=output.multi_label)
+    found = find_labelled(images, classes=labels, split=split, multi_label=output.multi_label, data_root=data_root, tell=tell)
     found = check_images(found, progress=lambda done, total: tell("reading", done, total))
     (name, items), *_ = found.splits.items()
 

@@ -71,6 +71,7 @@ class Asked:
     """What a person asked of `fit`, as run.json keeps it and --resume reads it."""
 
     images: str
+    data_root: str | None = None
     multi_label: bool = False
     network: str | None = None
     coefficients: str | None = None
@@ -119,6 +120,7 @@ class Asked:
 def fit(
     images: str | Path,
     *,
+    data_root: str | Path | None = None,
     multi_label: bool = False,
     network: str | Path | None = None,
     coefficients: str | Path | None = None,
@@ -155,7 +157,9 @@ def fit(
 ) -> Run:
     """Train a classifier on `images` within a budget, and write the run folder: weights, bundle, report.
 
-    images      a folder of class folders; or train/ + val/ (+ test/) of them; or a CSV of path,label; or "digits"
+    images      a folder of class folders; or train/ + val/ (+ test/) of them; or a CSV of path,label;
+                or a data set by name, such as "cifar10" (all: data/named.py)
+    data_root   the folder of data sets by name, which are downloaded into it; None: $PHISCALE_DATA, else a folder of phiscale's cache
     multi_label   images is a CSV of path,labels (`;` or `|` between labels, a line each, or one column a class of 0 and 1):
                 each class is a yes or no of its own
     network     a published name or a design file; None: the best of EfficientNet-Lite inside the budget (see jobs/choose.py)
@@ -182,7 +186,7 @@ def fit(
     ArgumentError, BudgetError, DataError, WeightsError, RunError: as their names say; nothing half-written stays.
     """
     asked = Asked(
-        images=str(images), multi_label=multi_label, network=None if network is None else str(network),
+        images=str(images), data_root=_text(data_root), multi_label=multi_label, network=None if network is None else str(network),
         coefficients=None if coefficients is None else str(coefficients), weights=_text(weights),
         recipe=None if isinstance(recipe, Recipe) else _text(recipe), unlabelled=_text(unlabelled), teacher=_text(teacher), epochs=epochs,
         macs=_text(macs), params=_text(params), memory=_text(memory), minutes=minutes, clip=clip, patience=patience,
@@ -350,7 +354,11 @@ class _Fit:
     # --- before training -------------------------------------------------------------------------
 
     def find(self) -> ImageSet:
-        found = find_images(self.asked.images, seed=self.asked.seed, multi_label=self.asked.multi_label)
+        asked, tell = self.asked, self.watch.progress
+        # one process lays a data set by name out, the others find it
+        found = self.processes.decide(
+            lambda: find_images(asked.images, seed=asked.seed, multi_label=asked.multi_label, data_root=asked.data_root, tell=tell)
+        )
         for note in found.notes:
             self.watch.say(note)
         return found

@@ -71,7 +71,7 @@ class Comparison:
 
 
 def compare(
-    images: str = "imagenette",
+    images: str | None = None,
     *,
     quick: bool = False,
     epochs: int | None = None,
@@ -82,6 +82,7 @@ def compare(
 ) -> Comparison:
     """Train the three networks on `images` and score each on the held-out ones (test, else val) after its last epoch.
 
+    images  None: Imagenette, in the size that the leaderboard takes
     Equal time: as many whole epochs (at least one) as fit into XResNet-50's `epochs`, by the time of a training step, measured once,
     in turns, and kept in speed.csv of the folder.
     quick   2 epochs, 1 seed and at most 50 images a class, instead of 5 epochs, 3 seeds and all images
@@ -90,8 +91,9 @@ def compare(
     epochs, seeds = epochs or (2 if quick else 5), seeds or (1 if quick else 3)
     if epochs < 1 or seeds < 1:
         raise ArgumentError(f"epochs and seeds must be at least 1, got {epochs} and {seeds}")
-    found = _learned_and_held_out(find_images(images), QUICK_IMAGES if quick else None)
     size = resolution if resolution is not None else RESOLUTION
+    images = images or ("imagenette-160" if size <= 128 else "imagenette-320" if size <= 256 else "imagenette")
+    found = _learned_and_held_out(find_images(images, tell=tell.progress), QUICK_IMAGES if quick else None)
     designs = {name: design(name).at(size).with_classes(len(found.classes)) for name in NETWORKS}
     folder = Path(out) if out is not None else Path("sweeps") / f"imagenette-{Path(images).resolve().stem}"
     try:
