@@ -10,25 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.data.find import Item, find_images
 from phiscale.errors import ArgumentError, RunError
 from phiscale.jobs import fit as job
 from phiscale.jobs.fit import fit, resume
 from phiscale.jobs.noisy_student import TABLE, PseudoLabels, balanced, read, targets, unlabelled_files, with_labels, write
 from phiscale.training.recipe import Pseudo
-
-TINY = Design(
-    spec=NetworkSpec(
-        stem=Stem(widths=(8,)),
-        stages=(
-            Stage(kind="mbconv", depth=1, width=8, expand=1, se=0.25),
-            Stage(kind="mbconv", depth=2, width=16, stride=2, expand=4, se=0.25),
-        ),
-        head_width=32,
-    ),
-    resolution=32,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -124,13 +111,10 @@ def test_images_to_validate_on_are_not_learned_from(stripes: Path, unlabelled: P
         unlabelled_files(unlabelled / "none", find_images(stripes))
 
 
-def test_noisy_student_trains_teacher_and_students_and_resumes(stripes: Path, unlabelled: Path, tmp_path: Path) -> None:
-    design = tmp_path / "tiny.toml"
-    design.write_text(TINY.to_toml(), encoding="utf-8")
-
+def test_noisy_student_trains_teacher_and_students_and_resumes(stripes: Path, unlabelled: Path, tiny: Path, tmp_path: Path) -> None:
     def start(out: Path) -> Path:
         return fit(
-            stripes, network=design, weights="none", recipe="noisy_student", unlabelled=unlabelled, epochs=6, batch=8, learning_rate=0.1,
+            stripes, network=tiny, weights="none", recipe="noisy_student", unlabelled=unlabelled, epochs=6, batch=8, learning_rate=0.1,
             ema_decay=0.9, dropout=0.1, magnitude=2, confidence=0.6, out=out,
         ).folder  # fmt: skip
 
@@ -167,12 +151,10 @@ def test_noisy_student_trains_teacher_and_students_and_resumes(stripes: Path, un
     assert (resumed / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
-def test_a_finished_run_can_be_the_teacher(stripes: Path, unlabelled: Path, tmp_path: Path) -> None:
-    design = tmp_path / "tiny.toml"
-    design.write_text(TINY.to_toml(), encoding="utf-8")
-    teacher = fit(stripes, network=design, weights="none", epochs=6, batch=8, ema_decay=0.9, out=tmp_path / "teacher").folder
+def test_a_finished_run_can_be_the_teacher(stripes: Path, unlabelled: Path, tiny: Path, tmp_path: Path) -> None:
+    teacher = fit(stripes, network=tiny, weights="none", epochs=6, batch=8, ema_decay=0.9, out=tmp_path / "teacher").folder
     student = fit(
-        stripes, network=design, weights="none", recipe="noisy_student", rounds=1, teacher=teacher, unlabelled=unlabelled, epochs=1,
+        stripes, network=tiny, weights="none", recipe="noisy_student", rounds=1, teacher=teacher, unlabelled=unlabelled, epochs=1,
         confidence=0.5, out=tmp_path / "student",
     ).folder  # fmt: skip
     assert (student / TABLE).is_file()

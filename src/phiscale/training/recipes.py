@@ -1,5 +1,9 @@
 """The named recipes. A docstring says where the numbers are from, and states command, hardware, time and result once it was run.
 
+Where one says it was run on cifar10-mini, that was 4,000 photos of 32 px in 10 classes, 1,000 more to test on, two threads of an AMD EPYC
+(Zen 5, no GPU), one seed, the command `phiscale fit cifar10-mini --network efficientnet_lite0 --resolution 32 --recipe NAME --epochs 5`:
+a tenth of a course or less, which shows that it runs and learns (chance is 10 %), and is no result of the recipe.
+
 Each is a function of how many training images there are, of the design (its size decides dropout), and of whether the weights are
 pretrained. docs/recipes.md has them side by side.
 """
@@ -30,7 +34,10 @@ def finetune(images: int, design: Design | None = None, *, pretrained: bool = Tr
 
 
 def scratch(images: int, design: Design | None = None, *, pretrained: bool = False) -> Recipe:
-    """Start from random weights: one cycle with a high rate (super-convergence, arXiv 1708.07120), norms learning, drop-path."""
+    """Start from random weights: one cycle with a high rate (super-convergence, arXiv 1708.07120), norms learning, drop-path.
+
+    Run on cifar10-mini: 51 s, 19.3 % (n = 1).
+    """
     del design, pretrained
     return Recipe(
         name="scratch",
@@ -58,6 +65,7 @@ def paper(images: int, design: Design | None = None, *, pretrained: bool = False
     2.4 (350 epochs; fewer press the whole course together); L2 of 1e-5 on all but batch norms; their momentum 0.99; smoothing 0.1;
     averaged weights of 0.9999, warmed up, statistics included; AutoAugment v0; stochastic depth to 0.2; dropout by size.
     The reference's batch was 2,048 (the paper says 4,096): give --batch, and the rate follows.
+    Run on cifar10-mini: 54 s, 19.3 % (n = 1).
     """
     del pretrained
     row = like(design)
