@@ -38,9 +38,11 @@ def batch(n: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_softmax_is_torchs_cross_entropy(smoothing: float, weighted: bool) -> None:
     weights = torch.tensor([0.5, 2.0, 1.0]) if weighted else None
     part = Loss(label_smoothing=smoothing)
-    expected = F.cross_entropy(LOGITS, LABELS, weight=weights, label_smoothing=smoothing)
-    assert torch.equal(loss_of(LOGITS, LABELS, part, weights), expected)
     shares = F.one_hot(LABELS, 3).float()
+    expected = F.cross_entropy(LOGITS, shares if weighted else LABELS, weight=weights, label_smoothing=smoothing)
+    assert torch.equal(loss_of(LOGITS, LABELS, part, weights), expected)
+    parts = [loss_of(LOGITS[rows], LABELS[rows], part, weights) for rows in (slice(0, 1), slice(1, 4))]
+    assert torch.allclose((parts[0] + 3 * parts[1]) / 4, expected)  # a step in parts is the same step
     assert torch.allclose(loss_of(LOGITS, shares, part), F.cross_entropy(LOGITS, LABELS, label_smoothing=smoothing))
 
 

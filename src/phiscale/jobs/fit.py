@@ -421,6 +421,8 @@ class _Fit:
             recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
         given = {name: getattr(self.asked, name) for name in ("epochs", "batch", "learning_rate", "clip", "patience", "flip")}
         recipe = recipe.changed({name: value for name, value in given.items() if value is not None} | self.asked.changes)
+        if recipe.adversary.iterations and self.asked.sync_norms:
+            raise ArgumentError("adversaries have batch norms of their own in each process; leave --sync-norms out")
         if not self.asked.multi_label:
             return recipe
         if recipe.adversary.iterations or recipe.sampling == "balanced" or self.asked.unlabelled is not None:

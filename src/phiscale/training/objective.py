@@ -130,6 +130,8 @@ def loss_of(logits: Tensor, targets: Tensor, part: Loss, weights: Tensor | None 
     classes = logits.shape[1]
     match part.name:
         case "softmax" if not part.focal:
+            if weights is not None:  # of labels torch would divide by the batch's weights, so that parts of a step would not add up
+                targets = as_shares(targets, classes)
             return F.cross_entropy(logits, targets, weight=weights, label_smoothing=part.label_smoothing)
         case "softmax":
             shares = smoothed(as_shares(targets, classes), part.label_smoothing, 1 / classes)

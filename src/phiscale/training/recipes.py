@@ -128,6 +128,7 @@ def ra(images: int, design: Design | None = None, *, pretrained: bool = False) -
     erasing of a fifth of the images, 450 epochs, no decay of biases and norms, batch norm momentum 0.1.
 
     Source: pytorch-image-models, training script of efficientnet_b0 (rand-m9-mstd0.5, --lr .048 of 768 images, --reprob .2).
+    Run on cifar10-mini: 58 s, 16.0 % (n = 1).
     """
     base = paper(images, design, pretrained=pretrained)
     return replace(
@@ -168,6 +169,8 @@ def advprop(images: int, design: Design | None = None, *, pretrained: bool = Tru
 
     `finetune` with pretrained weights, else `scratch`, with norms that learn. One PGD step of one 255th, as small networks want
     (arXiv 1911.09665, section 5); up to 4 in 5 for the largest: --epsilon, --iterations. A step costs three times as much.
+    Run: `phiscale fit ants-bees --network efficientnet_lite0 --resolution 128 --recipe advprop`, 244 photos, the same machine: 38 s,
+    92.2 % of 153 (n = 1).
     """
     base = (finetune if pretrained else scratch)(images, design)
     return replace(base, name="advprop", freeze_norms=False, frozen_stages=-1, adversary=Adversary(iterations=1, epsilon=1.0, step=1.0))
