@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ from PIL import Image
 
 pytest.importorskip("optuna")
 
-from phiscale.architecture import Coefficients, Design, NetworkSpec, Origin, Stage, Stem
+from phiscale.architecture import Coefficients, Design, NetworkSpec, Origin, Stage, Stem, scale
+from phiscale.architecture.catalog import design
 from phiscale.cli import main
 from phiscale.cost import Budget, cost
 from phiscale.errors import ArgumentError, RunError
 from phiscale.jobs.choose import scaled_design
-from phiscale.jobs.search import Asked, Result, join, plan, search
-from phiscale.search import Grid, Range
-from phiscale.search.study import Run
+from phiscale.jobs.search import Asked, Result, coefficients_toml, join, plan, search
+from phiscale.search import Grid, Range, feasible
+from phiscale.search.evidence import standings
+from phiscale.search.setup import Setup
+from phiscale.search.study import Findings, Run
 
 GRID = Grid(alpha=Range(low=1.0, high=2.0, step=1.0), beta=Range(low=1.0, high=1.5, step=0.5), gamma=Range(low=1.0, high=1.5, step=0.25))
 
@@ -112,6 +116,21 @@ def test_a_plan_lists_points_without_training(folder: Path) -> None:
     made = plan(asked(folder))
     assert 2 <= len(made.points) < len(GRID)
     assert all(1.4 <= point.ratio <= 2.6 for point in made.points)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "name"),
+    [
+        (design("efficientnet_b0").at(96).with_classes(10), "efficientnet_b0"),
+        (scale(design("efficientnet_b0"), width=0.5), "efficientnet_b0_w0.5"),  # which `fit --coefficients` must not take for B0
+    ],
+)
+def test_the_coefficients_name_a_published_baseline_only_where_it_is_that(baseline: Design, name: str) -> None:
+    point = feasible(baseline, tolerance=0.2)[0]
+    found = Findings(winner=point, standings=standings({point.key: [0.5, 0.6]}), surface=None, surface_epoch=1, unsure=())
+    held = tomllib.loads(coefficients_toml(Setup(baseline=baseline), found))
+    assert held["baseline"] == name
+    assert (held["search"]["top1"], held["search"]["seeds"]) == (0.55, 2)
 
 
 def test_a_folder_that_is_no_study_says_so(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from phiscale.architecture import Design
+from phiscale.architecture.catalog import rows as published
 from phiscale.architecture.toml import dumps
 from phiscale.atomic import as_run_error, write_text
 from phiscale.cost import Budget
@@ -408,7 +409,7 @@ def coefficients_toml(setup: Setup, found: Findings) -> str:
     best = found.standings[0]
     values: dict[str, Any] = {
         "schema": 1,
-        "baseline": setup.baseline.origin.baseline,
+        "baseline": _published_name(setup.baseline),
         "coefficients": _letters(found.winner),
         "search": {
             "ratio_after_rounding": round(found.winner.ratio, 4),
@@ -425,6 +426,13 @@ def coefficients_toml(setup: Setup, found: Findings) -> str:
     if not found.unsure:
         del values["not_told_apart"]
     return dumps(values)
+
+
+def _published_name(baseline: Design) -> str:
+    """The catalog's name where the network is that one, at whatever resolution and for any classes; else what was done to it."""
+    row = published().get(baseline.origin.baseline)
+    same = row is not None and row.design.with_classes(baseline.spec.num_classes).spec == baseline.spec
+    return baseline.origin.baseline if same else baseline.name
 
 
 def _letters(point: Candidate) -> dict[str, float]:
