@@ -1,4 +1,4 @@
-"""Random networks, image sizes, batches and thread counts through the native engine, against PyTorch.
+"""Random networks, image sizes, batches and thread counts through every level of the native engine that runs here, against PyTorch.
 
 python tools/native_fuzz.py --minutes 10 [--seed 0]     ends with status 1 and the case's number at the first wrong answer; a crash ends
 it too, and the last line printed says which case it was: `--seed N --cases 1` runs case N alone.
@@ -19,6 +19,7 @@ from phiscale.deploy.fold import folded
 from phiscale.nn import Network
 from phiscale.runtime.native import Native
 from phiscale.runtime.native.engine import map_size
+from phiscale.runtime.native.support import levels
 
 
 def random_spec(chance: random.Random) -> NetworkSpec:
@@ -63,7 +64,8 @@ def run_case(number: int) -> str:
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(part.weight, 0.5, 1.5)
             torch.nn.init.normal_(part.bias, 0, 0.5)
-    engine = Native(spec, folded(spec, {key: value.numpy() for key, value in made.state_dict().items()}), threads=threads)
+    weights = folded(spec, {key: value.numpy() for key, value in made.state_dict().items()})
+    engines = [Native(spec, weights, threads=threads, level=level.name) for level in levels()]
     for _ in range(chance.randint(1, 4)):
         size = (
             chance.choice((chance.randint(1, 40), chance.randint(1, 300))),
@@ -73,17 +75,21 @@ def run_case(number: int) -> str:
         if min(map_size(spec, *size)) < 1:
             continue
         x = np.random.default_rng(number).standard_normal((count, spec.in_channels, *size), np.float32)
-        got = engine.outputs(x, embedding=True, features=True)
         with torch.inference_mode():
             want = made.forward_features(torch.from_numpy(x)).numpy()
             pure = deepcopy(made).bfloat16().forward_features(torch.from_numpy(x).bfloat16()).float().numpy()
-        if got.features is None or got.embedding is None or not np.isfinite(got.features).all():
-            return f"{spec}, {size}, batch {count}, {threads} threads: not finite"
         scale = np.linalg.norm(want) + 1e-6
-        ours, torchs = np.linalg.norm(got.features - want) / scale, np.linalg.norm(pure - want) / scale
-        if ours > max(2 * torchs, 0.1) and want.size >= 100:
-            return f"{spec}, {size}, batch {count}, {threads} threads: off by {ours:.3g}, PyTorch in bf16 by {torchs:.3g}"
-    engine.close()
+        torchs = np.linalg.norm(pure - want) / scale
+        for engine in engines:
+            got = engine.outputs(x, embedding=True, features=True)
+            about = f"{engine.level}: {spec}, {size}, batch {count}, {threads} threads"
+            if got.features is None or got.embedding is None or not np.isfinite(got.features).all():
+                return f"{about}: not finite"
+            ours = np.linalg.norm(got.features - want) / scale
+            if ours > (max(2 * torchs, 0.1) if engine.precision == "bf16" else 1e-3) and want.size >= 100:
+                return f"{about}: off by {ours:.3g}, PyTorch in bf16 by {torchs:.3g}"
+    for engine in engines:
+        engine.close()
     return ""
 
 

@@ -1,6 +1,6 @@
-"""The native engine's tests and a short fuzz on a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""The native engine's tests and a short fuzz on builds with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-python tools/native_sanitize.py [--minutes 1] [pytest arguments]     needs g++ with both; ends with their status
+python tools/native_sanitize.py [--minutes 1] [--levels NAMES] [pytest arguments]     needs g++ with both; ends with their status
 """
 
 import argparse
@@ -10,27 +10,35 @@ import sys
 import tempfile
 from pathlib import Path
 
+from phiscale.runtime.native.support import LIBRARIES, levels
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/phiscale/runtime/native/source/network.cpp"
-TARGET = (
-    "-std=c++17 -march=x86-64-v4 -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16 -fno-math-errno -fvisibility=hidden -fPIC -pthread -shared"
-)
+TARGETS = {  # as setup.py has them
+    "amx": "-march=x86-64-v4 -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16",
+    "avx512_bf16": "-march=x86-64-v4 -mavx512bf16",
+    "avx512": "-march=x86-64-v4",
+    "avx2": "-march=x86-64-v3",
+}
+COMMON = "-std=c++17 -fno-math-errno -fvisibility=hidden -fPIC -pthread -shared"
 CHECKS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1, help="of fuzzing")
+    parser.add_argument("--levels", default=",".join(level.name for level in levels()), help="to build; default: all that run here")
     given, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "libnative.so"
-        subprocess.run(["g++", *TARGET.split(), *CHECKS.split(), "-o", library, SOURCE], check=True)
+        for level in given.levels.split(","):
+            options = f"{COMMON} {CHECKS} -DPHI_{level.upper()} {TARGETS[level]}".split()
+            subprocess.run(["g++", *options, "-o", Path(folder) / f"_{level}.so", SOURCE], check=True)
         parts = [
             subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True)
             for name in ("libasan.so", "libubsan.so")
         ]
         checked = os.environ | {
-            "PHISCALE_NATIVE_LIBRARY": str(library),
+            LIBRARIES: folder,
             "LD_PRELOAD": " ".join(part.stdout.strip() for part in parts),
             "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps much until it ends
             "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}",

@@ -558,11 +558,12 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
     if (work.size > 1)
         while (parts < 4 && up(groups.count() * parts, work.size) * 10 > groups.count() * parts * 11 && g.out_height >= 8 * parts) parts *= 2;
     auto [first_unit, last_unit] = work.share(groups.count() * parts);
-    for (int unit = first_unit; unit < last_unit; unit++) {
-        const int group = unit / parts, part = unit % parts;
-        const int first = g.out_height * part / parts, last = g.out_height * (part + 1) / parts;
+    for (int unit = first_unit; unit < last_unit;) {  // the parts of a group that are this thread's are one piece of work
+        const int group = unit / parts, part = unit % parts, stop = std::min(parts, part + last_unit - unit);
+        const int first = g.out_height * part / parts, last = g.out_height * stop / parts;
+        unit += stop - part;
         alignas(64) float sums[GROUP][Groups::LARGEST][SLAB] = {};
-        if (g.whole && parts == 1 && images > 1) {  // all images at once
+        if (g.whole && stop - part == parts && images > 1) {  // all images at once
             for (int i = 0; i < images; i++)
                 each_slab(group, i, [&](Elem *ring, int) {
                     for (int y = -g.top; y < 0; y++) zero_row(ring, g, y);
@@ -686,22 +687,23 @@ void phi_engine::squeeze_excite(const Work &work, int index, Map mid, int images
 void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, int images, const elem *weights) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
-    const int pixels = images * g.out_pixels(), size = piece_of(pixels), pieces = (pixels + size - 1) / size;
-    // share out pixels where there are many, else outputs
-    const bool by_pixels = pieces >= 4 * work.size;
+    const int pixels = images * g.out_pixels();
     const Groups groups = block.project.groups;
-    auto [piece0, piece1] = by_pixels ? work.share(pieces) : std::pair<int, int>(0, pieces);
+    // share out pixels where there are many, or outputs don't share out well; else outputs: each thread reads its part of the weights
+    const bool by_pixels = pixels >= 4 * PIECE * work.size || (pixels >= PIECE / 2 * work.size && groups.count() % work.size);
+    auto [first, last] = by_pixels ? work.share(pixels) : std::pair<int, int>(0, pixels);
     auto [group0, group1] = by_pixels ? std::pair<int, int>(0, groups.count()) : work.share(groups.count());
+    const int start = first, end = last, size = piece_of(end - start);
     const auto offsets = steps(mid, block.slabs_mid);
     for (int group = group0; group < group1; group++)
         with_act(block.it.project_acts ? net.activation : PHI_NONE, [&](auto a) __attribute__((always_inline)) {
             auto rows_at = [&](int i) -> Rows {
-                const int at = (piece0 + i) * size;
-                return {mid.data + (size_t)at * SLAB, std::min(size, pixels - at)};
+                const int at = start + i * size;
+                return {mid.data + (size_t)at * SLAB, std::min(size, end - at)};
             };
-            gemm(piece1 - piece0, rows_at, offsets.data(), SLAB, block.project, weights, group,
+            gemm((end - start + size - 1) / size, rows_at, offsets.data(), SLAB, block.project, weights, group,
                  [&](int i, int s, int count, const float *c, int row) __attribute__((always_inline)) {
-                     const size_t slab = groups.first(group) + s, at = (size_t)(piece0 + i) * size * SLAB;
+                     const size_t slab = groups.first(group) + s, at = (size_t)(start + i * size) * SLAB;
                      elem *write = out.data + slab * out.slab + at;
                      if (block.it.skips) {
                          const elem *read = in.data + slab * in.slab + at;

@@ -17,10 +17,9 @@ INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
 INLINE Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
 INLINE Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
 INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
-INLINE Reg fnma(Reg a, Reg b, Reg c) { return _mm256_fnmadd_ps(a, b, c); }
 INLINE Reg least(Reg a, Reg b) { return _mm256_min_ps(a, b); }  // b where one is NaN
 INLINE Reg most(Reg a, Reg b) { return _mm256_max_ps(a, b); }
-INLINE Reg reciprocal(Reg v) { return _mm256_rcp_ps(v); }  // to 3.7e-4
+INLINE Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
 // v * 2^n, n the low bits of `bits`
 INLINE Reg scale(Reg v, Reg bits) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(bits), 23)));
@@ -40,9 +39,9 @@ INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
 INLINE Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
 INLINE Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
 INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE Reg fnma(Reg a, Reg b, Reg c) { return _mm512_fnmadd_ps(a, b, c); }
 INLINE Reg least(Reg a, Reg b) { return _mm512_min_ps(a, b); }  // b where one is NaN
 INLINE Reg most(Reg a, Reg b) { return _mm512_max_ps(a, b); }
+INLINE Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
 INLINE Reg reciprocal(Reg v) { return _mm512_rcp14_ps(v); }  // to 6.1e-5
 // v * 2^n, n the low bits of `bits`
 INLINE Reg scale(Reg v, Reg bits) {
