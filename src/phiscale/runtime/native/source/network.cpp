@@ -64,14 +64,27 @@ struct Geometry {
     std::vector<ptrdiff_t> taps;      // full: where each k-tile starts
 };
 
+int bands(const Geometry &g) { return (g.out_height + g.band - 1) / g.band; }
+
+// The units of a depthwise block: a group of slabs each; the groups that are left when each thread has had as many are cut into parts of
+// their rows.
+struct Units {
+    int uncut, left, cuts;
+    Units(Groups groups, const Geometry &g, int threads)
+        : uncut(groups.count() / threads * threads), left(groups.count() - uncut), cuts(std::clamp(g.out_height / 8, 1, uncut ? threads : 2 * threads)) {}
+    int count() const { return uncut + left * cuts; }
+};
+
 struct Buffers {  // of a team that works on the same images
     elem *image = nullptr, *map[2] = {}, *group[2] = {}, *mid = nullptr, *pooled = nullptr;
     float *embedding = nullptr;  // [CHUNK][features]
+    float *hidden = nullptr;     // [unit][image][width]: what each unit of a block brings to squeeze-excite's first layer
 };
 struct Scratch {  // of one thread
     void *ring = nullptr;     // Elem of the precision, or elem in full blocks
     elem *weights = nullptr;  // a projection's, scaled by squeeze-excite
-    float *gates = nullptr, *hidden = nullptr;  // hidden: [GROUP][width], this thread's share
+    float *gates = nullptr, *hidden = nullptr;  // [channels], [GROUP][width]
+    ptrdiff_t *offsets = nullptr;               // of a 1x1 convolution's k-tiles
 };
 
 struct Plan {  // everything that depends on the image size
@@ -182,30 +195,39 @@ struct phi_engine {
 
   private:
     struct Work {  // one thread's view of a piece of work
-        int id, size;  // of the team that shares it; 0 and 1: alone
+        int size;  // threads that share it; 1: alone
         Team *team;
+        int *phase;
         Buffers *shared;
         Scratch *own;
         Plan *plan;
-        void barrier() const {
-            if (size > 1) team->barrier();
+        // fn(i) for i in [0, count), each once, and prepare() before this thread's first; returns when all are done
+        template <class Prepare, class Fn>
+        void each(int count, Prepare prepare, Fn fn) const {
+            if (size > 1) return team->each((*phase)++, count, prepare, fn);
+            prepare();
+            for (int i = 0; i < count; i++) fn(i);
         }
-        // this thread's part of `count` pieces
-        std::pair<int, int> share(int count) const { return {(int)((int64_t)count * id / size), (int)((int64_t)count * (id + 1) / size)}; }
+        // fn(first, last) for parts of [0, count), of `least` at least
+        template <class Fn>
+        void parts(int count, int least, Fn fn) const {
+            const int wanted = size > 1 ? std::clamp(count / least, 1, 4 * size) : 1;
+            each(wanted, [] {}, [&](int i) { fn((int)((int64_t)count * i / wanted), (int)((int64_t)count * (i + 1) / wanted)); });
+        }
+        // the k-tiles of a 1x1 convolution: one a slab
+        const ptrdiff_t *steps(size_t slab, int count) const {
+            for (int s = 0; s < count; s++) own->offsets[s] = (ptrdiff_t)(s * slab);
+            return own->offsets;
+        }
     };
     struct Map {  // [slab][pixels of all images][SLAB]
         elem *data;
         size_t slab;  // elements from a slab to the next
     };
 
-    // the k-tiles of a 1x1 convolution: one a slab
-    static std::vector<ptrdiff_t> steps(const Map &map, int count) {
-        std::vector<ptrdiff_t> result(count);
-        for (int s = 0; s < count; s++) result[s] = (ptrdiff_t)(s * map.slab);
-        return result;
-    }
-
     void make_plan(int height, int width);
+    // at most, of a run whose rest is `images`: three a block (expand and depthwise, squeeze-excite, project) and eight more
+    size_t phases(int images) const { return 2 + (size_t)images * (3 * blocks.size() + 8); }
     Geometry geometry(int height, int width, int kernel, int stride) const;
     void pass(const float *images, int batch, float *logits, float *embedding, float *features);
     void images_through(const Work &work, const float *images, int count, int first_in_chunk, float *features);
@@ -217,11 +239,12 @@ struct phi_engine {
     void image_alone(const Work &work, const float *image, Map out);
     void run_block(const Work &work, int index, Map in, Map out, int images);
     template <class P>
-    void depthwise_units(const Work &work, int index, Map in, Map mid, int images);
+    int depthwise_units(const Work &work, int index, Map in, Map mid, int images);
     template <class P>
-    void full_rows(const Work &work, int index, Map in, Map mid, Map out, int images);
-    void squeeze_excite(const Work &work, int index, Map mid, int images, const elem **project_weights);
-    void project(const Work &work, int index, Map mid, Map in, Map out, int images, const elem *weights);
+    int full_rows(const Work &work, int index, Map in, Map mid, Map out, int images);
+    const float *hidden(const Work &work, const Block &block, int units, int images, int image) const;
+    void scale(const Work &work, int index, Map mid, int images, int units);
+    void project(const Work &work, int index, Map mid, Map in, Map out, int images, int units);
     template <class P>
     void run_head(const Work &work, Map in, int images, int first_in_chunk, float *features);
 };
@@ -255,7 +278,7 @@ phi_engine::phi_engine(const phi_network &network) : net(network) {
         last_width = net.head_width;
     }
     if (net.num_classes) pack(arena, classifier, net.classifier_w, net.classifier_b, net.num_classes, last_width, 1);
-    team = std::make_unique<Team>(net.threads);
+    team = std::make_unique<Team>(net.threads, phases(net.threads));
 }
 
 // ---- planning ----
@@ -285,7 +308,8 @@ void phi_engine::make_plan(int height, int width) {
     p.image.rows = height + 2 * net.stem_kernel;
     for (int tile = 0; tile < stem.k_tiles; tile++) p.stem_taps.push_back(p.image.offset(tile, net.stem_kernel));
 
-    size_t map = 0, mid = 0, ring = 0, weights = 0, channels = 0, hidden = 0;
+    const int threads = team->size();
+    size_t map = 0, mid = 0, ring = 0, weights = 0, channels = 0, hidden = 0, units = 0, together = 0;
     int h = p.stem.out_height, w = p.stem.out_width;
     map = (size_t)stem_slabs * h * w;
     p.grouped = (int)blocks.size();
@@ -296,8 +320,7 @@ void phi_engine::make_plan(int height, int width) {
         if (i > 0 && h * w <= GROUP_PIXELS) p.grouped = std::min(p.grouped, (int)i);
         const int images = (int)i >= p.grouped ? GROUP : 1;
         const size_t out = (size_t)block.slabs_out * g.out_pixels();
-        channels = std::max<size_t>(channels, (size_t)block.slabs_mid * SLAB);
-        hidden = std::max<size_t>(hidden, block.se.padded);
+        channels = std::max<size_t>(channels, (size_t)std::max({block.slabs_in, block.slabs_mid, block.slabs_out}) * SLAB);
         if (it.kind == PHI_DEPTHWISE) {
             g.whole = h * w <= GROUP_PIXELS;
             g.band = g.whole ? g.out_height : std::max(1, BAND_PIXELS / w / it.stride);
@@ -322,6 +345,13 @@ void phi_engine::make_plan(int height, int width) {
                 weights = std::max(weights, block.project.size());
             }
         }
+        if (it.w_se) {
+            hidden = std::max<size_t>(hidden, block.se.padded);
+            const Groups groups{block.slabs_mid};
+            const bool full = it.kind == PHI_FULL;
+            units = std::max<size_t>(units, (size_t)block.se.padded * (full ? bands(g) : groups.count()));
+            together = std::max<size_t>(together, (size_t)block.se.padded * (full ? bands(g) : Units(groups, g, threads).count()));
+        }
         // folding writes the projection's weights once an image; scaling writes the map
         g.folds = images == 1 && g.out_pixels() > 2 * it.w_out;
         if (images == 1) map = std::max(map, out);
@@ -334,7 +364,7 @@ void phi_engine::make_plan(int height, int width) {
     for (size_t i = (size_t)p.grouped; i < blocks.size() + 1; i++)  // the input of the first grouped block, and all outputs after it
         if (i > 0) group = std::max(group, (size_t)blocks[i - 1]->slabs_out * p.blocks[i - 1].out_pixels() * GROUP);
 
-    const int threads = team->size();
+    channels = std::max<size_t>(channels, p.features);
     for (int t = 0; t < threads; t++) {
         Buffers b;
         if (net.stem_width) b.image = p.arena.take<elem>(p.image.size(net.in_channels) + SLACK);
@@ -342,12 +372,14 @@ void phi_engine::make_plan(int height, int width) {
         b.mid = p.arena.take<elem>(mid * SLAB + SLACK);
         b.pooled = p.arena.take<elem>((size_t)CHUNK * p.features + SLACK);
         b.embedding = p.arena.take<float>((size_t)CHUNK * p.features);
+        b.hidden = p.arena.take<float>(GROUP * std::max(units, t ? 0 : together) + SLAB);
         p.buffers.push_back(b);
         Scratch s;
         s.ring = p.arena.take<char>(ring);
         s.weights = p.arena.take<elem>(weights);
         s.gates = p.arena.take<float>(channels);
         s.hidden = p.arena.take<float>(GROUP * hidden + SLAB);
+        s.offsets = p.arena.take<ptrdiff_t>(channels / SLAB + 1);
         p.scratch.push_back(s);
     }
     plan = std::move(fresh);
@@ -423,12 +455,13 @@ void activate(float *values, int count, int kind) {
 
 // ---- image and stem ----
 
-// float32 [channels][height][width] -> the zero-bordered image that the stem reads, this thread's share of rows
+// float32 [channels][height][width] -> the zero-bordered image that the stem reads
 void phi_engine::load_image(const Work &work, const float *image) {
     const Plan &p = *work.plan;
-    auto [first, last] = work.share(p.height);
-    for (int y = first; y < last; y++)
-        load_pixels(p.image, work.shared->image + p.image.at(y + p.stem.top, p.stem.left), image + (size_t)y * p.width, (size_t)p.height * p.width, net.in_channels, p.width);
+    work.parts(p.height, 16, [&](int first, int last) {
+        for (int y = first; y < last; y++)
+            load_pixels(p.image, work.shared->image + p.image.at(y + p.stem.top, p.stem.left), image + (size_t)y * p.width, (size_t)p.height * p.width, net.in_channels, p.width);
+    });
 }
 
 // rows [first, last) of one group of slabs of the stem's output, row by row: done(slab of the group, count, value), value(i) the i-th next pixel
@@ -450,31 +483,31 @@ void phi_engine::stem_rows(const Work &work, int group, int first, int last, Don
 
 // the stem's output as a map, where the first block can't take it row by row
 void phi_engine::stem_alone(const Work &work, Map out) {
-    auto [first, last] = work.share(work.plan->stem.out_height);
-    for (int group = 0; group < stem.groups.count(); group++) {
-        elem *to[Groups::LARGEST];
-        for (int s = 0; s < stem.groups.width(group); s++)
-            to[s] = out.data + (stem.groups.first(group) + s) * out.slab + (size_t)first * work.plan->stem.out_width * SLAB;
-        stem_rows<Exact>(work, group, first, last, [&](int s, int count, auto value) __attribute__((always_inline)) {
-            for (int r = 0; r < count; r++, to[s] += SLAB) store(to[s], Exact::widen(value(r)));
-        });
-    }
-    work.barrier();
+    work.parts(work.plan->stem.out_height, 4, [&](int first, int last) {
+        for (int group = 0; group < stem.groups.count(); group++) {
+            elem *to[Groups::LARGEST];
+            for (int s = 0; s < stem.groups.width(group); s++)
+                to[s] = out.data + (stem.groups.first(group) + s) * out.slab + (size_t)first * work.plan->stem.out_width * SLAB;
+            stem_rows<Exact>(work, group, first, last, [&](int s, int count, auto value) __attribute__((always_inline)) {
+                for (int r = 0; r < count; r++, to[s] += SLAB) store(to[s], Exact::widen(value(r)));
+            });
+        }
+    });
 }
 
 // the image as a map, where there is no stem
 void phi_engine::image_alone(const Work &work, const float *image, Map out) {
     const int pixels = work.plan->height * work.plan->width;
-    auto [first, last] = work.share(pixels);
-    for (int c = 0; c < net.in_channels; c++)
-        for (int i = first; i < last; i++) out.data[c / SLAB * out.slab + (size_t)i * SLAB + c % SLAB] = to_elem(image[(size_t)c * pixels + i]);
-    work.barrier();
+    work.parts(pixels, 256, [&](int first, int last) {
+        for (int c = 0; c < net.in_channels; c++)
+            for (int i = first; i < last; i++) out.data[c / SLAB * out.slab + (size_t)i * SLAB + c % SLAB] = to_elem(image[(size_t)c * pixels + i]);
+    });
 }
 
-// ---- a depthwise block up to its squeeze-excite: expand, depthwise ----
+// ---- a depthwise block up to its squeeze-excite: expand, depthwise; the number of its units ----
 
 template <class P>
-void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, int images) {
+int phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, int images) {
     Block &block = *blocks[index];
     const phi_block &it = block.it;
     const Geometry &g = work.plan->blocks[index];
@@ -484,13 +517,10 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
     Elem *const rings = (Elem *)work.own->ring;  // [slab of the group][image]
     const Groups groups{block.slabs_mid};
     const int in_ring = g.whole ? images : 1;
-    for (int i = 0; i < in_ring * std::min(Groups::LARGEST, groups.slabs); i++) zero_borders(rings + i * ring_size, g);
-    if (it.w_se) memset(work.own->hidden, 0, sizeof(float) * images * block.se.padded);
-
     DepthwiseJob job{};
     job.row_pixels = g.row_pixels, job.row_mask = g.ring_rows - 1;
     job.activation = net.activation, job.out_width = g.out_width;
-    const auto offsets = steps(in, block.slabs_in);
+    const ptrdiff_t *offsets = nullptr;
     const Depthwise run = depthwise_for<typename P::Lane>(it.kernel, it.stride, g.out_width);
     const int taps = it.kernel * it.kernel;
 
@@ -514,7 +544,7 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
         const int size = piece_of(m1 - m0);
         auto rows_at = [&](int i) -> Rows { return {from + (size_t)(m0 + i * size) * SLAB, std::min(size, m1 - m0 - i * size)}; };
         with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((m1 - m0 + size - 1) / size, rows_at, offsets.data(), SLAB, block.expand, block.expand.weights, group,
+            gemm((m1 - m0 + size - 1) / size, rows_at, offsets, SLAB, block.expand, block.expand.weights, group,
                  [&](int, int s, int n, const float *c, int row) __attribute__((always_inline)) {
                      cursors[s].put(n, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load(c + r * row))); });
                  });
@@ -553,17 +583,17 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
         }
     };
 
-    // a unit is a group of slabs, or part of its rows where the groups alone don't share out well
-    int parts = 1;
-    if (work.size > 1)
-        while (parts < 4 && up(groups.count() * parts, work.size) * 10 > groups.count() * parts * 11 && g.out_height >= 8 * parts) parts *= 2;
-    auto [first_unit, last_unit] = work.share(groups.count() * parts);
-    for (int unit = first_unit; unit < last_unit;) {  // the parts of a group that are this thread's are one piece of work
-        const int group = unit / parts, part = unit % parts, stop = std::min(parts, part + last_unit - unit);
-        const int first = g.out_height * part / parts, last = g.out_height * stop / parts;
-        unit += stop - part;
+    const Units units(groups, g, work.size);
+    auto prepare = [&] {
+        for (int i = 0; i < in_ring * std::min(Groups::LARGEST, groups.slabs); i++) zero_borders(rings + i * ring_size, g);
+        offsets = work.steps(in.slab, block.slabs_in);
+    };
+    work.each(units.count(), prepare, [&](int unit) {
+        const int beyond = unit - units.uncut, parts = beyond < 0 ? 1 : units.cuts;
+        const int group = beyond < 0 ? unit : units.uncut + beyond / parts, part = beyond < 0 ? 0 : beyond % parts;
+        const int first = g.out_height * part / parts, last = g.out_height * (part + 1) / parts;
         alignas(64) float sums[GROUP][Groups::LARGEST][SLAB] = {};
-        if (g.whole && stop - part == parts && images > 1) {  // all images at once
+        if (g.whole && parts == 1 && images > 1) {  // all images at once
             for (int i = 0; i < images; i++)
                 each_slab(group, i, [&](Elem *ring, int) {
                     for (int y = -g.top; y < 0; y++) zero_row(ring, g, y);
@@ -575,20 +605,23 @@ void phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, i
         } else {
             for (int i = 0; i < images; i++) banded(group, i, first, last, sums[i]);
         }
-        if (it.w_se)
-            for (int i = 0; i < images; i++)
-                for (int s = 0; s < groups.width(group); s++) {
-                    float *sum = sums[i][s];
-                    for (int c = 0; c < SLAB; c++) sum[c] /= (float)g.out_pixels();
-                    reduce_slab(block.se, sum, groups.first(group) + s, work.own->hidden + (size_t)i * block.se.padded);
-                }
-    }
+        if (!it.w_se) return;
+        for (int i = 0; i < images; i++) {
+            float *hidden = work.shared->hidden + ((size_t)unit * images + i) * block.se.padded;
+            memset(hidden, 0, sizeof(float) * block.se.padded);
+            for (int s = 0; s < groups.width(group); s++) {
+                for (float &sum : sums[i][s]) sum /= (float)g.out_pixels();
+                reduce_slab(block.se, sums[i][s], groups.first(group) + s, hidden);
+            }
+        }
+    });
+    return units.count();
 }
 
-// ---- a full block up to its squeeze-excite (or up to its end, where it has no expansion) ----
+// ---- a full block up to its squeeze-excite (or up to its end, where it has no expansion); the number of its units ----
 
 template <class P>
-void phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out, int images) {
+int phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out, int images) {
     Block &block = *blocks[index];
     const phi_block &it = block.it;
     const Geometry &g = work.plan->blocks[index];
@@ -598,13 +631,14 @@ void phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out
     elem *const rows = (elem *)work.own->ring;
     const size_t slab_size = g.ring_size();
     const int size = piece_of(g.out_width), per_row = (g.out_width + size - 1) / size;
-    if (it.w_se) memset(work.own->hidden, 0, sizeof(float) * images * block.se.padded);
-    for (int s = 0; s < block.slabs_in; s++) zero_borders(rows + s * slab_size, g);
-
-    auto [first, last] = work.share(g.out_height);
-    for (int image = 0; image < images; image++) {
-        for (int y = first; y < last; y += g.band) {
-            const int stop = std::min(last, y + g.band);
+    auto prepare = [&] {
+        for (int s = 0; s < block.slabs_in; s++) zero_borders(rows + s * slab_size, g);
+    };
+    work.each(bands(g), prepare, [&](int unit) {
+        const int y = unit * g.band, stop = std::min(g.out_height, y + g.band);
+        for (int image = 0; image < images; image++) {
+            float *hidden = work.shared->hidden + ((size_t)unit * images + image) * block.se.padded;
+            if (it.w_se) memset(hidden, 0, sizeof(float) * block.se.padded);
             for (int s = 0; s < block.slabs_in; s++)
                 for (int r = 0; r < (stop - y - 1) * it.stride + it.kernel; r++) {
                     const int from = y * it.stride - g.top + r;
@@ -644,64 +678,76 @@ void phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out
                     for (int s = 0; s < width; s++) {
                         alignas(64) float mean[SLAB];
                         store(mean, mul(sum[s], all(1.f / (float)g.out_pixels())));
-                        reduce_slab(block.se, mean, first_slab + s, work.own->hidden + (size_t)image * block.se.padded);
+                        reduce_slab(block.se, mean, first_slab + s, hidden);
                     }
                 }
             }
         }
-    }
+    });
+    return bands(g);
 }
 
 // ---- squeeze-excite: gates from the sums; they scale the map or, for large maps, the projection's weights ----
 
-void phi_engine::squeeze_excite(const Work &work, int index, Map mid, int images, const elem **project_weights) {
-    Block &block = *blocks[index];
+// hidden activations of one image, from what each unit brought
+const float *phi_engine::hidden(const Work &work, const Block &block, int units, int images, int image) const {
     const SqueezeExcite &se = block.se;
-    const Geometry &g = work.plan->blocks[index];
-    const int channels = block.slabs_mid * SLAB;
-    std::vector<float> sums(se.padded);
-    float *const hidden = sums.data();
-    auto [first, last] = work.share(block.slabs_mid);
-    for (int image = 0; image < images; image++) {
-        memcpy(hidden, se.reduce_bias, sizeof(float) * se.padded);
-        for (int t = 0; t < work.size; t++) {
-            const float *part = (work.size > 1 ? work.plan->scratch[t] : *work.own).hidden + (size_t)image * se.padded;
-            for (int h = 0; h < se.padded; h++) hidden[h] += part[h];
-        }
-        activate(hidden, se.padded, net.activation);
-        if (g.folds) {
-            for (int slab = 0; slab < block.slabs_mid; slab++) store(work.own->gates + slab * SLAB, gate_slab(se, channels, hidden, slab));
-            fold_gates(block.project, work.own->gates, work.own->weights);
-            *project_weights = work.own->weights;
-            continue;
-        }
-        for (int slab = first; slab < last; slab++) {
-            const V gate = gate_slab(se, channels, hidden, slab);
-            elem *map = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
-            for (int i = 0; i < g.out_pixels(); i++, map += SLAB) store(map, mul(load(map), gate));
-        }
+    float *const sums = work.own->hidden + (size_t)image * se.padded;
+    memcpy(sums, se.reduce_bias, sizeof(float) * se.padded);
+    for (int unit = 0; unit < units; unit++) {
+        const float *part = work.shared->hidden + ((size_t)unit * images + image) * se.padded;
+        for (int h = 0; h < se.padded; h += SLAB) store(sums + h, add(load(sums + h), load(part + h)));
     }
-    if (!g.folds) work.barrier();
+    activate(sums, se.padded, net.activation);
+    return sums;
 }
 
-void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, int images, const elem *weights) {
+// the map times its gates, where they don't go into the projection's weights
+void phi_engine::scale(const Work &work, int index, Map mid, int images, int units) {
+    Block &block = *blocks[index];
+    const Geometry &g = work.plan->blocks[index];
+    const int channels = block.slabs_mid * SLAB, wanted = std::min(block.slabs_mid, 4 * work.size);
+    auto prepare = [&] {
+        for (int image = 0; image < images; image++) hidden(work, block, units, images, image);
+    };
+    work.each(wanted, prepare, [&](int unit) {
+        for (int slab = block.slabs_mid * unit / wanted; slab < block.slabs_mid * (unit + 1) / wanted; slab++)
+            for (int image = 0; image < images; image++) {
+                const V gate = gate_slab(block.se, channels, work.own->hidden + (size_t)image * block.se.padded, slab);
+                elem *map = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
+                for (int i = 0; i < g.out_pixels(); i++, map += SLAB) store(map, mul(load(map), gate));
+            }
+    });
+}
+
+void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, int images, int units) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
     const int pixels = images * g.out_pixels();
     const Groups groups = block.project.groups;
     // share out pixels where there are many, or outputs don't share out well; else outputs: each thread reads its part of the weights
-    const bool by_pixels = pixels >= 4 * PIECE * work.size || (pixels >= PIECE / 2 * work.size && groups.count() % work.size);
-    auto [first, last] = by_pixels ? work.share(pixels) : std::pair<int, int>(0, pixels);
-    auto [group0, group1] = by_pixels ? std::pair<int, int>(0, groups.count()) : work.share(groups.count());
-    const int start = first, end = last, size = piece_of(end - start);
-    const auto offsets = steps(mid, block.slabs_mid);
-    for (int group = group0; group < group1; group++)
+    const bool by_pixels = work.size > 1 && (pixels >= 4 * PIECE * work.size || (pixels >= PIECE / 2 * work.size && groups.count() % work.size));
+    const int parts = by_pixels ? std::clamp(pixels / (4 * PIECE), work.size, 4 * work.size) : groups.count();
+    const elem *weights = block.project.weights;
+    const ptrdiff_t *offsets = nullptr;
+    auto prepare = [&] {
+        offsets = work.steps(mid.slab, block.slabs_mid);
+        if (!block.it.w_se || !g.folds) return;
+        const float *sums = hidden(work, block, units, 1, 0);
+        for (int slab = 0; slab < block.slabs_mid; slab++) store(work.own->gates + slab * SLAB, gate_slab(block.se, block.slabs_mid * SLAB, sums, slab));
+        fold_gates(block.project, work.own->gates, work.own->weights);
+        weights = work.own->weights;
+    };
+    work.each(parts, prepare, [&](int unit) {
+        const int start = by_pixels ? (int)((int64_t)pixels * unit / parts) : 0, end = by_pixels ? (int)((int64_t)pixels * (unit + 1) / parts) : pixels;
+        const int size = piece_of(end - start);
+        for (int group = by_pixels ? 0 : unit; group < (by_pixels ? groups.count() : unit + 1); group++)
         with_act(block.it.project_acts ? net.activation : PHI_NONE, [&](auto a) __attribute__((always_inline)) {
             auto rows_at = [&](int i) -> Rows {
                 const int at = start + i * size;
                 return {mid.data + (size_t)at * SLAB, std::min(size, end - at)};
             };
-            gemm((end - start + size - 1) / size, rows_at, offsets.data(), SLAB, block.project, weights, group,
+            gemm((end - start + size - 1) / size, rows_at, offsets, SLAB, block.project, weights, group,
                  [&](int i, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                      const size_t slab = groups.first(group) + s, at = (size_t)(start + i * size) * SLAB;
                      elem *write = out.data + slab * out.slab + at;
@@ -715,27 +761,26 @@ void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, 
                      }
                  });
         });
+    });
 }
 
 void phi_engine::run_block(const Work &work, int index, Map in, Map out, int images) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
     const Map mid{work.shared->mid, (size_t)images * g.out_pixels() * SLAB};
-    const elem *weights = block.project.weights;
+    int units;
     clear_overflow();
     if (block.it.kind == PHI_DEPTHWISE) {
-        block.is_wide ? depthwise_units<Exact>(work, index, in, mid, images) : depthwise_units<Fast>(work, index, in, mid, images);
+        units = block.is_wide ? depthwise_units<Exact>(work, index, in, mid, images) : depthwise_units<Fast>(work, index, in, mid, images);
     } else {
         // half precision only pays where the activation is costly
         const bool half = !block.is_wide && net.activation == PHI_SILU;
-        half ? full_rows<Fast>(work, index, in, mid, out, images) : full_rows<Exact>(work, index, in, mid, out, images);
+        units = half ? full_rows<Fast>(work, index, in, mid, out, images) : full_rows<Exact>(work, index, in, mid, out, images);
     }
     if (overflow() && !block.is_wide) block.overflowed = true;
-    work.barrier();
     if (block.it.kind == PHI_FULL && !block.expands) return;
-    if (block.it.w_se) squeeze_excite(work, index, mid, images, &weights);
-    project(work, index, mid, in, out, images, weights);
-    work.barrier();
+    if (block.it.w_se && !g.folds) scale(work, index, mid, images, units);
+    project(work, index, mid, in, out, images, units);
 }
 
 // ---- head, mean pooling, classifier ----
@@ -764,49 +809,47 @@ void phi_engine::run_head(const Work &work, Map in, int images, int first_in_chu
         at = {zero(), 0, at.image + 1};
     };
     const Groups groups{p.features / SLAB};
-    auto [first, last] = work.share(groups.count());
-    const auto offsets = steps(in, head.k_tiles);
+    const ptrdiff_t *offsets = nullptr;
     const int total = images * pixels, size = piece_of(total);
     auto rows_at = [&](int i) -> Rows { return {in.data + (size_t)i * size * SLAB, std::min(size, total - i * size)}; };
-    for (int group = first; group < last; group++) {
+    work.each(groups.count(), [&] { offsets = work.steps(in.slab, head.k_tiles); }, [&](int group) {
         const int slab = groups.first(group);
         Place places[Groups::LARGEST];
         for (Place &at : places) at = {zero(), 0, 0};
         if (!net.head_width) {
             for (int s = 0; s < groups.width(group); s++)
                 for (int r = 0; r < total; r++) put(places[s], slab + s, load(in.data + (slab + s) * in.slab + (size_t)r * SLAB));
-            continue;
+            return;
         }
         with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((total + size - 1) / size, rows_at, offsets.data(), SLAB, head, head.weights, group,
+            gemm((total + size - 1) / size, rows_at, offsets, SLAB, head, head.weights, group,
                  [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                      Place at = places[s];
                      for (int r = 0; r < count; r++) put(at, slab + s, P::widen(act<decltype(a)::value>(P::from(load(c + r * row)))));
                      places[s] = at;
                  });
         });
-    }
+    });
 }
 
 // pooled features of `count` images -> logits, embedding
 void phi_engine::classify(const Work &work, int count, float *logits, float *embedding) {
     const Plan &p = *work.plan;
-    if (embedding) {
-        auto [first, last] = work.share(count);
-        for (int i = first; i < last; i++)
+    if (embedding)
+        work.each(count, [] {}, [&](int i) {
             memcpy(embedding + (size_t)i * last_width, work.shared->embedding + (size_t)i * p.features, sizeof(float) * last_width);
-    }
+        });
     if (!logits || !net.num_classes) return;
-    const auto offsets = steps({work.shared->pooled, (size_t)CHUNK * SLAB}, classifier.k_tiles);
+    const ptrdiff_t *offsets = nullptr;
     const int size = piece_of(count);
     auto rows_at = [&](int i) -> Rows { return {work.shared->pooled + (size_t)i * size * SLAB, std::min(size, count - i * size)}; };
-    auto [first, last] = work.share(classifier.groups.count());
-    for (int group = first; group < last; group++)
-        gemm((count + size - 1) / size, rows_at, offsets.data(), SLAB, classifier, classifier.weights, group,
+    work.each(classifier.groups.count(), [&] { offsets = work.steps((size_t)CHUNK * SLAB, classifier.k_tiles); }, [&](int group) {
+        gemm((count + size - 1) / size, rows_at, offsets, SLAB, classifier, classifier.weights, group,
              [&](int i, int s, int rows, const float *c, int row) {
                  const int from = (classifier.groups.first(group) + s) * SLAB, width = std::min(SLAB, net.num_classes - from);
                  for (int r = 0; r < rows; r++) memcpy(logits + (size_t)(i * size + r) * net.num_classes + from, c + r * row, sizeof(float) * width);
              });
+    });
 }
 
 // ---- a whole run ----
@@ -819,7 +862,6 @@ void phi_engine::images_through(const Work &work, const float *images, int count
     const bool streams = net.stem_width && blocks[0]->it.kind == PHI_DEPTHWISE && !blocks[0]->expands && !blocks[0]->it.skips;
     for (int image = 0; image < count; image++) {
         if (net.stem_width) load_image(work, images + image * image_size);
-        work.barrier();
         Map in{nullptr, 0};
         int side = 0;
         if (!streams) {
@@ -853,32 +895,32 @@ void phi_engine::pass(const float *images, int batch, float *logits, float *embe
     Plan &p = *plan;
     const int threads = team->size();
     const size_t image_size = (size_t)net.in_channels * p.height * p.width, feature_size = (size_t)last_width * p.feature_pixels;
-    const int each = batch / threads, together = batch - each * threads;  // whole images for each thread; the rest together
-    team->run([&](int id) {
-        const unsigned csr = _mm_getcsr();
-        _mm_setcsr(MXCSR);
-        begin();
-        auto stretch = [&](const Work &work, int from, int count) {
-            for (int chunk = 0; chunk < count; chunk += CHUNK) {
-                const int size = std::min(CHUNK, count - chunk);
-                for (int i = 0; i < size; i += GROUP) {
-                    const int at = from + chunk + i;
-                    images_through(work, images + at * image_size, std::min(GROUP, size - i), i, features ? features + at * feature_size : nullptr);
-                }
-                work.barrier();
-                const int at = from + chunk;
-                classify(work, size, logits ? logits + (size_t)at * net.num_classes : nullptr, embedding ? embedding + (size_t)at * last_width : nullptr);
-                work.barrier();
-            }
-        };
-        stretch(Work{0, 1, team.get(), &p.buffers[id], &p.scratch[id], &p}, id * each, each);
-        if (together) {
-            if (threads > 1) team->barrier();
-            stretch(Work{id, threads, team.get(), &p.buffers[0], &p.scratch[id], &p}, each * threads, together);
+    // most images go to one thread each, some at a time; those that are left over when each has had as many, to all together
+    const int each = batch / threads, together = batch - each * threads, alone = each * threads;
+    const int some = each <= GROUP ? each : std::min(CHUNK, up((each + 3) / 4, GROUP));
+    auto stretch = [&](const Work &work, int from, int count) {
+        for (int chunk = 0; chunk < count; chunk += CHUNK) {
+            const int size = std::min(CHUNK, count - chunk), at = from + chunk;
+            for (int i = 0; i < size; i += GROUP)
+                images_through(work, images + (at + i) * image_size, std::min(GROUP, size - i), i, features ? features + (at + i) * feature_size : nullptr);
+            classify(work, size, logits ? logits + (size_t)at * net.num_classes : nullptr, embedding ? embedding + (size_t)at * last_width : nullptr);
         }
-        end();
-        _mm_setcsr(csr);
-    });
+    };
+    team->run(
+        [&](int id) {
+            const unsigned csr = _mm_getcsr();
+            _mm_setcsr(MXCSR);
+            begin();
+            int phase = 0;
+            if (alone) {
+                const Work own{1, team.get(), &phase, &p.buffers[id], &p.scratch[id], &p};
+                team->each(phase++, (alone + some - 1) / some, [] {}, [&](int i) { stretch(own, i * some, std::min(some, alone - i * some)); });
+            }
+            if (together) stretch(Work{threads, team.get(), &phase, &p.buffers[0], &p.scratch[id], &p}, alone, together);
+            end();
+            _mm_setcsr(csr);
+        },
+        phases(together));
 }
 
 void phi_engine::run(const float *images, int batch, int height, int width, float *logits, float *embedding, float *features) {
