@@ -20,7 +20,8 @@ def write_card(run_dir: str | Path) -> Path:
     """
     files = read_run(run_dir)
     split = files.split
-    looked_at = [row for row in files.predictions if row.split == split]
+    several = bool(files.said("output", "multi_label"))
+    looked_at = [row for row in files.predictions if row.split == split and not several]
     test = files.said("test")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -165,7 +165,8 @@ def latency_ms(speed: Mapping[str, Any]) -> float | None:
 
 def _report(files: RunFiles) -> dict[str, Any]:
     split = files.split
-    looked_at = [row for row in files.predictions if row.split == split]
+    multi_label = bool(files.said("output", "multi_label"))  # whose rows name sets of classes: run.json has the figures
+    looked_at = [row for row in files.predictions if row.split == split and not multi_label]
     counted = scores(looked_at, files.labels)
     wrong = sorted((row for row in looked_at if row.label != row.predicted), key=lambda row: (-_or_zero(row.confidence), row.path))
     asked = str(files.said("asked", "budget") or files.design.origin.budget or "")
@@ -181,6 +182,7 @@ def _report(files: RunFiles) -> dict[str, Any]:
         "cost": files.design.cost,
         "split": split,
         "scores": counted,
+        "average_precision": _average_precision(files) if multi_label else [],
         "charts": _curves(files.epochs, files.said("result")),
         "reliability": reliability("reliability", bins=counted.bins) if counted and counted.bins else None,
         "mistakes": mistakes,
@@ -202,6 +204,14 @@ def _report(files: RunFiles) -> dict[str, Any]:
         },
         "python": f"import phiscale\n\nphiscale.load({bundle!r}).predict(['photo.jpg'])   # no PyTorch needed",
     }
+
+
+def _average_precision(files: RunFiles) -> list[tuple[str, float | None]]:
+    """Of each class, the worst first; a class without an image last."""
+    told = files.said("test", "average_precision") or files.said("result", "average_precision")
+    if not isinstance(told, list) or len(told) != len(files.labels):
+        return []
+    return sorted(zip(files.labels, told, strict=True), key=lambda row: (row[1] is None, row[1] or 0.0, row[0]))
 
 
 def _or_zero(value: float) -> float:
