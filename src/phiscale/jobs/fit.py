@@ -42,7 +42,7 @@ from phiscale.jobs.run import (
     write_skipped,
 )
 from phiscale.jobs.watch import Watcher
-from phiscale.kernels import release_freed_memory
+from phiscale.kernels import best_precision, release_freed_memory, status
 from phiscale.nn import Network
 from phiscale.report import write_card, write_report
 from phiscale.runtime.image import printable
@@ -384,7 +384,15 @@ class _Fit:
             self.watch.say(line)
         cost = design.cost
         self.watch.say(f"network: {design.name}, {design.resolution} px, {cost.macs / 1e6:,.0f}M MACs, {cost.params / 1e6:.2f}M params")
+        self.watch.say(self.path())
         return design.with_classes(len(found.classes)), side * 2 <= design.resolution
+
+    def path(self) -> str:
+        """One line: what computes the steps, in which precision, and why."""
+        if torch.cuda.is_available():
+            return f"training on {torch.cuda.get_device_name()}"
+        chosen, why = best_precision() if self.asked.precision == "auto" else (self.asked.precision, "as asked")
+        return f"training: {'torch.compile' if self.asked.compile else status()}; {chosen}: {why}"
 
     def normalisation(self, design: Design) -> Preprocess:
         """What the weights were trained with, where their record says; else as the network was published."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phiscale.kernels.depthwise import depthwise, replaceable
@@ -15,6 +16,8 @@ from phiscale.kernels.frozen_norm import FrozenConvNorm
 from phiscale.kernels.norm import ACTIVATIONS, moments, norm_act, norm_act_gated
 from phiscale.nn.blocks import FusedMBConv, MBConv
 from phiscale.nn.layers import Conv2d, ConvNorm, DropPath, SqueezeExcite, same_pads
+
+FEWEST = 32  # input channels of a matrix product
 
 
 @dataclass(slots=True)
@@ -51,7 +54,7 @@ class FastConvNorm(ConvNorm):
         if replaceable(self.conv):
             y, *measured = _depthwise(self.conv, x)
         else:
-            y = self.conv(x if isinstance(x, Tensor) else x.settled())
+            y = _dense(self.conv, x if isinstance(x, Tensor) else x.settled())
         batch = bn.training and not self.frozen
         with torch.no_grad():
             if batch:
@@ -128,6 +131,14 @@ def _joined(y: Raw, x: Tensor, drop_path: DropPath | None) -> Tensor:
         mask = torch.empty((x.shape[0], 1, 1, 1), dtype=y.y.dtype, device=x.device).bernoulli_(keep) / keep
         gate = mask.float().view(-1, 1).expand(-1, y.y.shape[1])
     return y.settled(residual=x, gate=gate)
+
+
+def _dense(conv: Conv2d, x: Tensor) -> Tensor:
+    """A pointwise convolution is a matrix product, which oneDNN does 1.1 to 1.5 times as fast, but for the fewest channels."""
+    if conv.kernel_size != (1, 1) or conv.stride != (1, 1) or conv.groups != 1 or conv.in_channels < FEWEST:
+        return conv(x)
+    pixels = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return F.linear(pixels.reshape(-1, conv.in_channels), conv.weight.flatten(1)).view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def _depthwise(conv: Conv2d, x: Tensor | Raw) -> tuple[Tensor, Tensor, Tensor]:

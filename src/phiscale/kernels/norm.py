@@ -80,15 +80,19 @@ def norm_act_backward(
     g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, act: int, batch: bool, gate: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
-    x, g = (t.to(x.dtype).contiguous(memory_format=CL) for t in (x, g))
-    affine = _affine(weight, bias, mean, rstd)
+    x = x.contiguous(memory_format=CL)
     gate = gate if gate is None else _plain(gate)
-    sums = _floats(x, x.shape[0], 5, x.shape[1])
-    call("norm_sums", *_map(x), x, g, *affine, mean, rstd, act, False, sums)
-    sums = sums[:, :2]
-    both = sums.sum(0) if gate is None else (sums * gate.unsqueeze(1)).sum(0)
-    dx = torch.empty_like(x)
-    call("norm_apply_backward", *_map(x), x, g, *affine, mean, act, gate, None, *slopes(both, affine[0], rstd, x, batch), dx)
+    affine, sums, dx = _affine(weight, bias, mean, rstd), _floats(x, x.shape[0], 5, x.shape[1]), torch.empty_like(x)
+    if g.stride()[2:] == (0, 0) and g.shape[2] * g.shape[3] > 1:  # a mean's gradient: one number an image and channel, no map
+        more = g[:, :, 0, 0].float() if gate is None else g[:, :, 0, 0] * gate
+        call("norm_sums", *_map(x), x, x, *affine, mean, rstd, act, True, sums)
+        both = (sums[:, 2:4] * more.unsqueeze(1)).sum(0)
+        g, gate, more = x, torch.zeros_like(more), _plain(more)  # no map's place is taken by x, times 0
+    else:
+        more, g = None, g.to(x.dtype).contiguous(memory_format=CL)
+        call("norm_sums", *_map(x), x, g, *affine, mean, rstd, act, False, sums)
+        both = sums[:, :2].sum(0) if gate is None else (sums[:, :2] * gate.unsqueeze(1)).sum(0)
+    call("norm_apply_backward", *_map(x), x, g, *affine, mean, act, gate, more, *slopes(both, affine[0], rstd, x, batch), dx)
     return dx, both[1].clone(), both[0].clone()
 
 

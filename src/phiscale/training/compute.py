@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from phiscale.errors import ArgumentError
+from phiscale.kernels import best_precision
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -13,7 +14,8 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
     """
-    precision      of the convolutions; auto: bfloat16 on a GPU that has it, float16 with a loss scaler on one that hasn't, else float32
+    precision      of the convolutions; auto: bfloat16 on a GPU that has it, float16 with a loss scaler on one that hasn't; on a processor
+                   the quicker of float32 and bfloat16 (kernels.best_precision)
     accumulate     parts that a step's images are computed in, one after the other: the same step, in a part of the memory
     compile        by torch.compile
     channels_last  the layout of images and weights
@@ -39,6 +41,8 @@ class Compute:
     def mixed(self, device: torch.device) -> str:
         """Accelerate's word for the precision on a device. ArgumentError for float16 without a GPU."""
         if self.precision == "auto":
+            if device.type == "cpu":
+                return "bf16" if best_precision()[0] == "bfloat16" else "no"
             if device.type != "cuda":
                 return "no"
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -1,7 +1,7 @@
 // Batch norm with its activation, a gate for each image's channels, and the residual, in as few passes as the mathematics asks for.
 //
 // Maps are (n, hw, c), channels last. A task is an image or a part of one; it goes through its pixels in tiles that stay in a core's
-// first cache, channel by channel, with all that belongs to the channel in registers.
+// first cache, channel by channel, with all that belongs to the channel in registers; meanwhile the next tile is fetched.
 #pragma once
 #include <type_traits>
 
@@ -11,7 +11,7 @@ namespace {
 
 struct Map { int64_t n, hw, c; };
 
-constexpr int64_t TILE = 16 * 1024;  // bytes of a tile
+constexpr int64_t TILE = 8 * 1024;  // bytes of a tile
 constexpr int64_t FEWEST = 16;       // tasks, so that a small batch keeps all threads busy too
 
 struct Cut {  // images in parts
@@ -23,7 +23,7 @@ struct Cut {  // images in parts
 
 // f(first pixel, pixels, first channel, channels) for every tile of [a, z)
 template <class T, class F> inline void tiles(const Map& m, int64_t a, int64_t z, F f) {
-  int64_t rows = std::clamp<int64_t>(TILE / (m.c * int64_t(sizeof(T))), 8, 64);
+  int64_t rows = std::clamp<int64_t>(TILE / (m.c * int64_t(sizeof(T))), 4, 64);
   for (int64_t r = a; r < z; r += rows)
     for (int64_t c = 0; c < m.c; c += LANES) {
       if (c + LANES <= m.c) f(r, std::min(rows, z - r), c, std::integral_constant<int, LANES>{});  // no masks
@@ -47,7 +47,7 @@ template <class T> void moments(const Map& m, const T* x, float* mean, float* va
       V s[4] = {}, q[4] = {};
       int64_t i = 0;
       for (; i + 4 <= rows; i += 4)
-        for (int k = 0; k < 4; k++) { V d = read(p + (i + k) * m.c, n) - origin; s[k] += d; q[k] += d * d; }
+        for (int k = 0; k < 4; k++) { fetch(p + (i + k + rows) * m.c); V d = read(p + (i + k) * m.c, n) - origin; s[k] += d; q[k] += d * d; }
       for (; i < rows; i++) { V d = read(p + i * m.c, n) - origin; s[0] += d; q[0] += d * d; }
       V sum = (s[0] + s[1]) + (s[2] + s[3]), square = (q[0] + q[1]) + (q[2] + q[3]);
       write(sums + c, read(sums + c, n) + sum, n);
@@ -76,7 +76,7 @@ template <class T> void pool(const Map& m, const T* x, const Norm& norm, float* 
         V scale = read(norm.scale + c, n), shift = read(norm.shift + c, n), s[2] = {};
         int64_t i = 0;
         for (; i + 2 <= rows; i += 2)
-          for (int k = 0; k < 2; k++) s[k] += activate<A, sizeof(T) == 4>(read(p + (i + k) * m.c, n) * scale + shift);
+          for (int k = 0; k < 2; k++) fetch(p + (i + k + rows) * m.c), s[k] += activate<A, sizeof(T) == 4>(read(p + (i + k) * m.c, n) * scale + shift);
         if (i < rows) s[0] += activate<A, sizeof(T) == 4>(read(p + i * m.c, n) * scale + shift);
         write(sums + c, read(sums + c, n) + (s[0] + s[1]), n);
       });
@@ -100,10 +100,12 @@ template <class T> void apply(const Map& m, const T* x, const Norm& norm, const 
         int64_t o = at + r * m.c + c;
         V scale = read(norm.scale + c, n), shift = read(norm.shift + c, n), g = gate ? read(gate + image * m.c + c, n) : all(1.0f);
         if (residual)
-          for (int64_t i = 0; i < rows; i++, o += m.c)
+          for (int64_t i = 0; i < rows; i++, o += m.c) {
+            fetch(x + o + rows * m.c), fetch(residual + o + rows * m.c);
             write(y + o, activate<A, sizeof(T) == 4>(read(x + o, n) * scale + shift) * g + read(residual + o, n), n);
+          }
         else
-          for (int64_t i = 0; i < rows; i++, o += m.c) write(y + o, activate<A, sizeof(T) == 4>(read(x + o, n) * scale + shift) * g, n);
+          for (int64_t i = 0; i < rows; i++, o += m.c) fetch(x + o + rows * m.c), claim(y + o + rows * m.c), write(y + o, activate<A, sizeof(T) == 4>(read(x + o, n) * scale + shift) * g, n);
       });
     });
   });
@@ -125,6 +127,7 @@ template <class T> void sums(const Map& m, const T* x, const T* g, const Norm& n
         auto sweep = [&]<bool GATED>() {
 #pragma GCC unroll 2
           for (int64_t i = 0; i < rows; i++, o += m.c) {
+            fetch(x + o + rows * m.c), fetch(g + o + rows * m.c);
             V v = read(x + o, n), d = read(g + o, n), z = v * scale + shift, e = slope<A, sizeof(T) == 4>(z), off = v - mean, de = d * e;
             s[0] += de;
             s[1] += de * off;
@@ -161,6 +164,7 @@ void apply_backward(const Map& m, const T* x, const T* g, const Norm& norm, cons
         V f = fixed ? read(fixed + c, n) : V{}, s = slant ? read(slant + c, n) : V{};
 #pragma GCC unroll 2
         for (int64_t i = 0; i < rows; i++, o += m.c) {
+          fetch(x + o + rows * m.c), fetch(g + o + rows * m.c), claim(dx + o + rows * m.c);
           V v = read(x + o, n), z = v * scale + shift, e = slope<A, sizeof(T) == 4>(z);
           write(dx + o, (read(g + o, n) * by + plus) * e - f - s * (v - mean), n);
         }
