@@ -26,6 +26,7 @@ def finetune(images: int, design: Design | None = None, *, pretrained: bool = Tr
 
     Batch norms keep their statistics and count as part of their convolutions. Of few images (below 1,000) the first stages keep
     their weights too: they are general, and cost the most.
+    Run: `phiscale fit ants-bees`, 244 photos, EfficientNet-Lite0 at 224 px, the same machine: 95.4 % of 153 (n = 1; README has more).
     """
     del design, pretrained
     if images < 1000:
@@ -100,6 +101,7 @@ def v2(images: int, design: Design | None = None, *, pretrained: bool = False) -
     params, above), dropout from 0.1; no decay of biases and norms; the first stage's images have (128 + (size - 128) / 4) pixels,
     57 % of the size where it is below 200.
     Source: google/automl efficientnetv2 main.py, effnetv2_configs.py; dropout's growth: arXiv 2104.00298, table 6.
+    Not run to its end but in tests.
     """
     base, row = paper(images, design, pretrained=pretrained), like(design)
     million = (design.cost.params if design is not None else row.params) / 1e6
@@ -148,7 +150,7 @@ def noisy_student(images: int, design: Design | None = None, *, pretrained: bool
     The student's training is `finetune`'s with pretrained weights, else `scratch`'s; its noise is RandAugment (magnitude by size, as
     in google-research/noisystudent), dropout 0.5 and stochastic depth to 0.2. Pseudo-labels are the teacher's whole distribution,
     of images it is surer of than 0.3, balanced over the classes. Two rounds.
-    Source: arXiv 1911.04252. The unlabelled images are those of --unlabelled.
+    Source: arXiv 1911.04252. The unlabelled images are those of --unlabelled. Not run to its end but in tests.
     """
     base = (finetune if pretrained else scratch)(images, design)
     million = (design.cost.params if design is not None else like(design).params) / 1e6
