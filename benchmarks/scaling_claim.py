@@ -9,7 +9,7 @@ other seeds. It then prints the table.
 
 import argparse
 import csv
-import tempfile
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -71,10 +71,11 @@ def main() -> None:
                 continue
             curve: list[float] = []
             started = time.process_time()
-            with tempfile.TemporaryDirectory() as folder:
-                proxy = proxies.setdefault(design.resolution, Proxy(images=images, recipe=recipe, preprocess=own, whole=True))
-                proxy.trained(design, seed=seed, folder=Path(folder), report=lambda _, top1, curve=curve: curve.append(top1))
-                train_top1 = float(read(Path(folder) / "metrics.csv")[-1]["train_top1"])
+            work = asked.out.with_suffix(".work") / "-".join(key)  # what a killed one goes on from
+            proxy = proxies.setdefault(design.resolution, Proxy(images=images, recipe=recipe, preprocess=own, whole=True))
+            proxy.trained(design, seed=seed, folder=work, report=lambda _, top1, curve=curve: curve.append(top1))
+            train_top1 = float(read(work / "metrics.csv")[-1]["train_top1"])
+            shutil.rmtree(work)
             seconds = time.process_time() - started
             about = (design.name, way, f"{ratio:g}", design.cost.macs, design.cost.params, design.resolution)
             said = (f"{curve[-1]:.4f}", f"{train_top1:.4f}", ";".join(f"{top1:.4f}" for top1 in curve), f"{seconds:.1f}")
