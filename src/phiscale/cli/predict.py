@@ -43,7 +43,8 @@ def command(
 ) -> None:
     """Labels and probabilities of image files, without PyTorch.
 
-    Files stream, so any number needs little memory. What can't be read is said and stops nothing.
+    Files stream, so any number needs little memory. What can't be read is said and stops nothing. Up to 32 files that are named are
+    answered by ONNX Runtime, which starts first, unless --runtime or --precision ask for something else.
     """
     if as_json and as_csv:
         raise ArgumentError("--json and --csv are two formats; give one")
