@@ -36,7 +36,7 @@ CACHE_BYTES = 512 << 20
 MARGIN = 1.15  # a training image is kept this much larger than the crop: random crops then enlarge little
 WORTH = 1.5  # times that size, from which shrinking an image saves more than it takes
 MAX_BAD_SHARE = 0.5
-STUCK = 600  # seconds after which a reading process that sends nothing counts as dead
+STUCK = 120  # seconds without a batch after which a reading process counts as dead, or stuck
 _PDEATHSIG = 1  # linux/prctl.h: PR_SET_PDEATHSIG
 
 

@@ -6,6 +6,7 @@ share of every batch, and all sums are over all of them. Start at `_Training.run
 """
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -256,7 +257,8 @@ class _Training:
             self.step += 1
             self.tell(what, min(self.step * self.recipe.batch, total), total)
             if self.pace:
-                self.pace.stepped(images=self.recipe.batch, judged=len(self.val_set), afterwards=self.afterwards)
+                ends = self.step == self.steps
+                self.pace.stepped(images=self.recipe.batch, judged=len(self.val_set), afterwards=self.afterwards, last=ends)
                 self.pace.position = self.processes.decide(lambda: self.pace.position if self.pace else 0.0)
             self.stop_where_asked()
             if time.perf_counter() - last_saved > CHECKPOINT_SECONDS:
@@ -276,7 +278,7 @@ class _Training:
         self.batches.epoch, self.batches.first = self.epoch, self.step
         for attempt in range(RESPAWNS + 1):
             try:
-                yield from self.loader
+                yield from self.reading()
             except RuntimeError as error:
                 if "DataLoader" not in str(error):
                     raise
@@ -291,6 +293,15 @@ class _Training:
                 self.batches.first = self.step
             else:
                 return
+
+    def reading(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The loader's batches. torch raises a reader's death from a signal, wherever this thread then is, even inside an update:
+        without that it is raised where a batch is waited for."""
+        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        iterator = iter(self.loader)
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
+        return iterator
 
     def one_step(self, pixels: Tensor, labels: Tensor, indices: Tensor) -> None:
         number = self.epoch * self.steps + self.step

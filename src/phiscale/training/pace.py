@@ -38,8 +38,8 @@ class Pace:
     def evaluated(self, seconds: float) -> None:
         self.evaluation = max(self.evaluation, seconds)
 
-    def stepped(self, *, images: int, judged: int, afterwards: int = 0) -> None:
-        """A step of `images` is done; every evaluation is of `judged` images, and `afterwards` are once at the end."""
+    def stepped(self, *, images: int, judged: int, afterwards: int = 0, last: bool = False) -> None:
+        """A step of `images` is done, the epoch's `last`; every evaluation is of `judged` images, and `afterwards` are once at the end."""
         now = self.now()
         self._recent.append(now - self._last)
         self._last = now
@@ -48,5 +48,5 @@ class Pace:
         left = self.seconds - self.used - (2 + afterwards / judged) * evaluation  # the last epoch's, and of the best at the very end
         fit = max(1.0, left / (step + evaluation / self.steps))
         self.position = min(1.0, self.position + max((1 - self.position) / fit, 1 / self.longest))
-        if left <= step or self.position > 1 - 1e-9:
+        if left <= (evaluation if last else step) or self.position > 1 - 1e-9:  # no time for one more evaluation: no more steps either
             self.position = 1.0
