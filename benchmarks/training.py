@@ -37,7 +37,7 @@ SETTINGS = {
     "b0-224": Setting("efficientnet_b0", 224, 32),
     "b0-128": Setting("efficientnet_b0", 128, 64),
     "lite0-224": Setting("efficientnet_lite0", 224, 32),
-    "v2s-224": Setting("efficientnet_v2_s", 224, 16),
+    "v2s-224": Setting("efficientnetv2_s", 224, 16),
 }
 OURS = "phiscale bf16"
 PEERS = [
@@ -71,12 +71,12 @@ def worker(label: str, setting: Setting) -> None:
     elif who == "timm":
         import timm
 
-        names = {"efficientnet_lite0": "tf_efficientnet_lite0", "efficientnet_v2_s": "tf_efficientnetv2_s"}
+        names = {"efficientnet_lite0": "tf_efficientnet_lite0", "efficientnetv2_s": "tf_efficientnetv2_s"}
         model = timm.create_model(names.get(setting.network, setting.network))
     else:
         import torchvision
 
-        model = getattr(torchvision.models, setting.network)()
+        model = getattr(torchvision.models, setting.network.replace("netv2", "net_v2"))()
     if "kept" in how:
         from phiscale.kernels import keep_freed_memory
 
@@ -135,7 +135,8 @@ def race(name: str, labels: list[str], rounds: int) -> list[list[str]]:
     """Rows of the CSV of one setting."""
     setting, rows = SETTINGS[name], []
     ours, own_times = Candidate(OURS, name), []
-    ours.read()
+    if ours.read() != "ready":
+        raise SystemExit(f"{OURS} does not run here")
     for label in labels:
         if label.startswith("torchvision") and "lite" in setting.network:
             continue  # torchvision has none
