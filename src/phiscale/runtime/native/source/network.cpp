@@ -955,7 +955,7 @@ int guarded(char *error, int size, Fn fn) {
 
 int phi_abi(void) { return PHI_ABI; }
 
-int phi_permit(char *error, int error_size) { return guarded(error, error_size, permit); }
+int phi_permit(char *error, int error_size) { return guarded(error, error_size, [] { permit(); }); }
 
 phi_engine *phi_create(const phi_network *network, char *error, int error_size) {
     phi_engine *engine = nullptr;
