@@ -44,6 +44,7 @@ def one_thread() -> Iterator[None]:
 
 def run(images: ImageSet, folder: Path, recipe: Recipe | None = None, **options: Any) -> Outcome:
     recipe = recipe or certain()
+    options = {"compute": Compute(precision="float32")} | options
     return train(network(recipe), images, recipe=recipe, preprocess=PREPROCESS, folder=folder, **options)
 
 
@@ -60,7 +61,7 @@ def test_twenty_steps_give_the_golden_losses(images: ImageSet, losses: list[floa
     assert losses == pytest.approx(GOLDEN, rel=RTOL_GOLDEN)
 
 
-@pytest.mark.parametrize("compute", [Compute(channels_last=False), Compute(accumulate=3)])
+@pytest.mark.parametrize("compute", [Compute(precision="float32", channels_last=False), Compute(precision="float32", accumulate=3)])
 def test_how_it_is_computed_changes_rounding_only(compute: Compute, images: ImageSet, losses: list[float], tmp_path: Path) -> None:
     """Norms frozen: those that learn would see the parts of a step."""
     recipe = certain(epochs=1, freeze_norms=True)

@@ -26,7 +26,7 @@ def recipe_of(name: str) -> Recipe:
 
 def run(images: Path, out: Path, name: str, together: Processes) -> None:
     recipe = recipe_of(name)
-    compute = Compute(sync_norms=name not in ("probed", "parted"), accumulate=2 if name == "parted" else 1)
+    compute = Compute(precision="float32", sync_norms=name not in ("probed", "parted"), accumulate=2 if name == "parted" else 1)
     losses: list[float] = []
     step = loop._Training.one_step
 
