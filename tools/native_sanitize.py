@@ -1,6 +1,11 @@
 """The native engine's tests and a short fuzz on builds with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-python tools/native_sanitize.py [--minutes 1] [--levels NAMES] [pytest arguments]     needs g++ with both; ends with their status
+python tools/native_sanitize.py [--minutes 1] [--levels NAMES] [--emulate-amx] [pytest arguments]
+
+Needs g++ with both; ends with their status.
+
+--emulate-amx puts level amx, its tiles and half precision emulated (amx_emulated.h), in the place of level avx512_bf16: what checks it
+where no processor has them.
 """
 
 import argparse
@@ -28,10 +33,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1, help="of fuzzing")
     parser.add_argument("--levels", default=",".join(level.name for level in levels()), help="to build; default: all that run here")
+    parser.add_argument("--emulate-amx", action="store_true", help="level amx, emulated, in the place of avx512_bf16")
     given, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         for level in given.levels.split(","):
-            options = f"{COMMON} {CHECKS} -DPHI_{level.upper()} {TARGETS[level]}".split()
+            emulated = given.emulate_amx and level == "avx512_bf16"
+            source = f"-include {ROOT}/tools/amx_emulated.h -DPHI_AMX" if emulated else f"-DPHI_{level.upper()}"
+            options = f"{COMMON} {CHECKS} {source} {TARGETS[level]}".split()
             subprocess.run(["g++", *options, "-o", Path(folder) / f"_{level}.so", SOURCE], check=True)
         parts = [
             subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True)
