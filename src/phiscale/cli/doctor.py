@@ -43,7 +43,7 @@ def command(*, as_json: Json = False) -> None:
         emit(f"              native by {', '.join(f'{name} ({computes})' for name, computes in said['levels'].items())}")
     training = said["training"]
     if training is None:
-        emit("trains by     nothing: pip install torch")
+        emit("trains by     nothing: PyTorch can't be imported; pip install torch")
     else:
         emit(f"trains by     {training['kernels']}; {training['precision']}: {training['why']}")
     emit(f"weights       {', '.join(said['weights']) or 'none at hand: pip install phiscale[lite]'}")
@@ -52,11 +52,11 @@ def command(*, as_json: Json = False) -> None:
 
 
 def _training() -> dict[str, str] | None:
-    """How a training step is computed here; None without torch."""
-    if _version("torch") is None:
+    """How a training step is computed here; None where torch can't be imported."""
+    try:
+        from phiscale.kernels import best_precision, status
+    except ImportError:
         return None
-    from phiscale.kernels import best_precision, status
-
     precision, why = best_precision()
     return {"kernels": status(), "precision": precision, "why": why}
 
