@@ -83,7 +83,7 @@ class Native:
         pooled = np.empty((count, channels), np.float32) if embedding else None
         maps = np.empty((count, channels, *size), np.float32) if features else None
         if count:
-            images = np.ascontiguousarray(images, np.float32)
+            images = np.require(images, np.float32, ["C", "A"])
             error = ctypes.create_string_buffer(512)
             into = [None if array is None or not array.size else array.ctypes.data_as(Floats) for array in (logits, pooled, maps)]
             if self._library.phi_run(self._handle, images.ctypes.data_as(Floats), count, height, width, *into, error, len(error)):

@@ -103,7 +103,7 @@ class Program:
         for part, name, wanted in (("w", f"{key}.weight", shape), ("b", f"{key}.bias", shape[:1])):
             if name not in self._weights:
                 raise WeightsError(f"these weights are not this network's: {name} is missing")
-            values = np.ascontiguousarray(self._weights[name], np.float32)
+            values = np.require(self._weights[name], np.float32, ["C", "A"])  # a model file holds them at any byte
             if values.shape != wanted:
                 raise WeightsError(f"these weights are not this network's: {name} is {values.shape}, expected {wanted}")
             if not np.isfinite(values).all():
