@@ -1,9 +1,8 @@
 """Small pictures, a tiny network, and one run that the command line trained on them."""
 
 import contextlib
-import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from stripes import draw
 
 from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.cli import main
-from phiscale.deploy.bundle import export_bundle
-from phiscale.jobs import export, fit
 
 TINY = Design(
     spec=NetworkSpec(
@@ -23,12 +20,8 @@ TINY = Design(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hasty() -> Iterator[None]:
-    """Speeds in bench.json from a moment each: not what is tested here, and five seconds a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        for job in (fit, export):
-            patch.setattr(job, "export_bundle", functools.partial(export_bundle, seconds=0.001))
-        yield
+def quick(hasty: None) -> None:
+    """In all tests of this room."""
 
 
 @pytest.fixture(scope="session")

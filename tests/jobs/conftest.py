@@ -21,6 +21,11 @@ TINY = Design(
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick(hasty: None) -> None:
+    """In all tests of this room."""
+
+
 @pytest.fixture(scope="session")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes a network of this size learns at once: horizontal and vertical stripes."""

@@ -19,7 +19,7 @@ DEFAULTS = {  # of the options whose default is not None
     "tensorboard": False, "timeout": 1800.0,
 }  # fmt: skip
 OTHERWISE = Group("Otherwise than the recipe says", help="The default of each is the recipe's: docs/recipes.md.", sort_key=1)
-ANY_TIME = ("workers",)  # change nothing in what comes out, so that --resume takes them too
+ANY_TIME = ("workers", "timeout")  # change nothing in what comes out, so that --resume takes them too
 
 
 def command(
@@ -209,7 +209,7 @@ def _trained(images: str | None, resume: Path | None, asked: dict[str, Any]) -> 
     keep_freed_memory()
     with Steps() as steps:
         if images is None:
-            return job.resume(resume or Path(), workers=asked["workers"], watch=steps)
+            return job.resume(resume or Path(), workers=asked["workers"], timeout=asked["timeout"], watch=steps)
         asked["workers"] = asked["workers"] or 0
         return job.fit(images, **asked, watch=steps)
 

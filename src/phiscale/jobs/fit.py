@@ -42,7 +42,7 @@ from phiscale.jobs.run import (
     write_skipped,
 )
 from phiscale.jobs.watch import Watcher
-from phiscale.kernels import best_precision, release_freed_memory, status
+from phiscale.kernels import release_freed_memory, status
 from phiscale.nn import Network
 from phiscale.report import write_card, write_report
 from phiscale.runtime.image import printable
@@ -202,12 +202,12 @@ def fit(
     return _Fit(asked, folder, watch or Watcher(), all_processes, given=recipe if isinstance(recipe, Recipe) else None).run()
 
 
-def resume(folder: str | Path, *, workers: int | None = None, watch: Watcher | None = None) -> Run:
+def resume(folder: str | Path, *, workers: int | None = None, timeout: float = TIMEOUT, watch: Watcher | None = None) -> Run:
     """Go on with a run that was interrupted, as if it had not been; a finished run is given back as it is.
 
-    workers: other than before, as their number changes nothing; None: as before.
+    workers: other than before, as their number changes nothing; None: as before. timeout: as for `fit`.
     """
-    all_processes = processes()
+    all_processes = processes(timeout)
     about = all_processes.decide(lambda: Run(Path(folder)).about)
     if about.get("status") == "done":
         return Run(Path(folder), here=all_processes.main)
@@ -252,8 +252,8 @@ class _Fit:
         if asked.minutes is not None and not (asked.epochs is None and 0 < asked.minutes < 1e6):
             raise ArgumentError(f"--minutes must be more than 0, and takes the place of --epochs; got {asked.minutes} and {asked.epochs}")
         self.compute = Compute(
-            precision=asked.precision, accumulate=asked.accumulate, compile=asked.compile, channels_last=asked.channels_last,
-            sync_norms=asked.sync_norms,
+            precision=(resumed or {}).get("precision", asked.precision), accumulate=asked.accumulate, compile=asked.compile,
+            channels_last=asked.channels_last, sync_norms=asked.sync_norms,
         )  # fmt: skip
 
     def run(self) -> Run:
@@ -288,12 +288,15 @@ class _Fit:
         if self.processes.main:
             self.begin(found, design, recipe, held)
         self.begun = True
-        if recipe.imitate and not any((self.folder / "checkpoint").glob("*.pt")):
-            self.imitate(network, found, recipe, preprocess, cache)
+        if recipe.imitate:
+            body = self.processes.decide(lambda: self.imitated(network, found, recipe, preprocess, cache))
+            network.load_state_dict(network.state_dict() | body)
+            self.clock("imitate")
         targets = None
         if recipe.pseudo.rounds:
             labels = self.pseudo_labels(found, design, recipe)
             found, cache = open_images(with_labels(found, labels), preprocess=preprocess)
+            self.check_same(found)
             targets = pseudo_targets(found.splits["train"], labels, len(found.classes))
             self.clock("teacher")
         outcome = train(
@@ -319,12 +322,23 @@ class _Fit:
         self.finish({"epoch": outcome.epoch, "stage": outcome.stage}, parts, output)
 
     def ready(self) -> Ready:
-        """Everything up to the first step, nothing of it written."""
+        """Everything up to the first step, nothing of it written. What is read from files but the images, the first process reads."""
         threads = self.resumed.get("threads") if self.resumed is not None else self.asked.threads
         if threads:  # more or fewer would add in another order
             torch.set_num_threads(threads)
         found = self.find()
-        design, whole = self.processes.decide(lambda: self.design(found))
+        design, preprocess, recipe, network, taught_by, self.loaded, self.compute = self.processes.decide(lambda: self.plan(found))
+        found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
+        self.check(found)
+        self.clock("data")
+        return Ready(found, cache, design, preprocess, recipe, network, taught_by)
+
+    def plan(self, found: ImageSet) -> tuple[Design, Preprocess, Recipe, Network, Teacher | None, Loaded | None, Compute]:
+        """What is trained on `found`, how, and from which weights."""
+        compute, why = self.compute.decided()
+        design, whole = self.design(found)
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch.compile" if compute.compile else status()
+        self.watch.say(f"training: {device}; {compute.precision}: {why if self.resumed is None else 'as it was begun'}")
         recipe = self.recipe(len(found.splits["train"]), design)
         self.weights = self.asked.weights or ("none" if recipe.from_random else "auto")
         self.loaded = self.load(design)
@@ -340,10 +354,7 @@ class _Fit:
         )  # fmt: skip
         design = replace(design, spec=network.spec)
         taught_by = load_teacher(recipe.loss.distill, classes=found.classes, preprocess=preprocess) if recipe.loss.distill else None
-        found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
-        self.check(found)
-        self.clock("data")
-        return Ready(found, cache, design, preprocess, recipe, network, taught_by)
+        return design, preprocess, recipe, network, taught_by, self.loaded, compute
 
     def seconds_to_train(self) -> float | None:
         """What is left of the minutes that were asked for, but for the bundle and the report; None where none were."""
@@ -384,15 +395,7 @@ class _Fit:
             self.watch.say(line)
         cost = design.cost
         self.watch.say(f"network: {design.name}, {design.resolution} px, {cost.macs / 1e6:,.0f}M MACs, {cost.params / 1e6:.2f}M params")
-        self.watch.say(self.path())
         return design.with_classes(len(found.classes)), side * 2 <= design.resolution
-
-    def path(self) -> str:
-        """One line: what computes the steps, in which precision, and why."""
-        if torch.cuda.is_available():
-            return f"training on {torch.cuda.get_device_name()}"
-        chosen, why = best_precision() if self.asked.precision == "auto" else (self.asked.precision, "as asked")
-        return f"training: {'torch.compile' if self.asked.compile else status()}; {chosen}: {why}"
 
     def normalisation(self, design: Design) -> Preprocess:
         """What the weights were trained with, where their record says; else as the network was published."""
@@ -445,6 +448,16 @@ class _Fit:
             raise RunError(
                 f"the images of {self.asked.images} are no longer those that {self.folder} was started on; start again in another folder"
             )
+        self.check_same(found)
+
+    def check_same(self, found: ImageSet) -> None:
+        """RunError where this process found other images than the first, as on a machine whose copy of them is not the same."""
+        own = fingerprint(found) if self.processes.count > 1 else ""
+        if self.processes.decide(lambda: own) != own:
+            raise RunError(
+                f"process {self.processes.rank} of {self.processes.count} reads other images in {self.asked.images} than the first one; "
+                "each machine needs the same files under the same paths"
+            )
 
     def begin(self, found: ImageSet, design: Design, recipe: Recipe, held: ExitStack) -> None:
         if self.resumed is None:
@@ -471,6 +484,7 @@ class _Fit:
             "asked_exactly": asdict(self.asked),
             "seed": self.asked.seed,
             "threads": torch.get_num_threads(),
+            "precision": self.compute.precision,
             "processes": self.processes.count,
             "network": design.name,
             "weights": self.weights_about(),
@@ -491,8 +505,13 @@ class _Fit:
         write_skipped(self.folder / SKIPPED, found.skipped)
         self.watch.began(self.folder)
 
-    def imitate(self, network: Network, found: ImageSet, recipe: Recipe, preprocess: Preprocess, cache: ImageCache) -> None:
-        """Let weights that were cut learn from the network they were cut from, on the images at hand, in its own classes."""
+    def imitated(
+        self, network: Network, found: ImageSet, recipe: Recipe, preprocess: Preprocess, cache: ImageCache
+    ) -> dict[str, torch.Tensor]:
+        """All weights but the classifier's, after those that were cut learned from the network they were cut from, on the images at
+        hand, in its own classes; none where a checkpoint has them."""
+        if any((self.folder / "checkpoint").glob("*.pt")):
+            return {}
         record = self.loaded.record if self.loaded is not None else None
         if record is None or self.loaded is None or self.loaded.inheritance is None:
             raise ArgumentError("imitate is for weights that were carried over from another size; these weren't")
@@ -501,16 +520,14 @@ class _Fit:
         source = TaughtBy(model=create_model(record.network, weights=record).eval(), preprocess=preprocess, student=preprocess)
         varied = ImageDataset(found, "train", preprocess=preprocess, augment=recipe.augment, seed=self.asked.seed, cache=cache)
         imitate(whole, source, varied, steps=recipe.imitate, tell=self.watch.progress)
-        body = {key: value for key, value in whole.state_dict().items() if not key.startswith("classifier.")}
-        network.load_state_dict(network.state_dict() | body)
-        self.clock("imitate")
+        return {key: value for key, value in whole.state_dict().items() if not key.startswith("classifier.")}
 
     def pseudo_labels(self, found: ImageSet, design: Design, recipe: Recipe) -> PseudoLabels:
         """A teacher's labels for the unlabelled images: what the folder has of them, else of a teacher that is trained first."""
         table = self.folder / TABLE
         if not self.processes.decide(table.is_file):
             teacher = self.teacher(recipe)
-            if Run(teacher).design.cost.params > design.cost.params:
+            if self.processes.main and Run(teacher).design.cost.params > design.cost.params:
                 self.watch.say(f"the teacher {teacher} is larger than its student, which Noisy Student's are not")
             files = self.processes.decide(lambda: unlabelled_files(Path(self.asked.unlabelled or ""), found))
             labels = label(
@@ -525,7 +542,7 @@ class _Fit:
     def teacher(self, recipe: Recipe) -> Path:
         """The run whose labels this student learns from: one that was named, or one inside this folder, trained first."""
         first, named_one = recipe.pseudo.rounds == 1, self.asked.teacher
-        if first and named_one is not None and (Path(named_one) / RUN).is_file():
+        if first and named_one is not None and self.processes.decide((Path(named_one) / RUN).is_file):
             return Path(named_one)
         folder, watch = self.folder / "teacher", _Nested(self.watch, "teacher: ")
         if self.processes.decide((folder / RUN).is_file):
@@ -534,6 +551,7 @@ class _Fit:
         asked = replace(
             self.asked, network=network, coefficients=None, macs=None, params=None, memory=None, latency=None, resolution=None,
             recipe=None, unlabelled=None if first else self.asked.unlabelled, teacher=None if first else named_one, changes={},
+            precision=self.compute.precision,
         )  # fmt: skip
         given = None if first else replace(recipe, pseudo=replace(recipe.pseudo, rounds=recipe.pseudo.rounds - 1))
         return _Fit(asked, folder, watch, self.processes, given=given).run().folder

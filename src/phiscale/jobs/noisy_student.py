@@ -56,7 +56,7 @@ def label(
     progress: Progress | None = None,
 ) -> PseudoLabels:  # fmt: skip
     """What the run `teacher` says of `files`, preprocessed as in evaluation, of those it is sure of, balanced. DataError if of none."""
-    own = load_teacher(teacher, classes=classes)
+    own = processes.decide(lambda: load_teacher(teacher, classes=classes))
     everything = ImageSet(root=teacher, classes=("",), splits={"train": tuple(Item(path, 0) for path in files)})
     found, _ = open_images(everything, preprocess=own.preprocess, max_bytes=0)
     items = found.splits["train"]

@@ -1,9 +1,10 @@
 """How steps are computed, as a value: speed, memory and rounding, but not what is learned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from accelerate import PartialState
 
 from phiscale.errors import ArgumentError
 from phiscale.kernels import best_precision
@@ -38,14 +39,32 @@ class Compute:
     def layout(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def mixed(self, device: torch.device) -> str:
-        """Accelerate's word for the precision on a device. ArgumentError for float16 without a GPU."""
-        if self.precision == "auto":
-            if device.type == "cpu":
-                return "bf16" if best_precision()[0] == "bfloat16" else "no"
-            if device.type != "cuda":
-                return "no"
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    def decided(self) -> tuple["Compute", str]:
+        """With the precision that auto means on this machine, and why that one. ArgumentError for float16 without a GPU."""
+        device = this_device()
         if self.precision == "float16" and device.type != "cuda":
-            raise ArgumentError(f"float16 is for GPUs; on {device.type} give --precision bfloat16 or float32")
-        return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[self.precision]
+            raise ArgumentError(
+                f"float16 is for GPUs, and this machine trains on {device.type}; start a run with --precision bfloat16 or float32"
+            )
+        if self.precision != "auto":
+            return self, "as asked"
+        chosen: Precision
+        if device.type == "cpu":
+            chosen, why = best_precision()
+        elif device.type != "cuda":
+            chosen, why = "float32", f"nothing else was tried on {device.type}"
+        elif torch.cuda.is_bf16_supported(including_emulation=False):
+            chosen, why = "bfloat16", "this GPU multiplies it"
+        else:
+            chosen, why = "float16", "this GPU has no bfloat16"
+        return replace(self, precision=chosen), why
+
+    @property
+    def mixed(self) -> str:
+        """Accelerate's word for the precision."""
+        return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[self.decided()[0].precision]
+
+
+def this_device() -> torch.device:
+    """What Accelerate computes on here."""
+    return torch.device(PartialState().device or "cpu")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -417,7 +417,8 @@ class _Training:
             self.pace.evaluated(time.perf_counter() - started)
         if speed is not None:
             self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0] * len(self.sums)
-        if (val.merit, -val.loss) > (self.best.merit, -self.best.loss):
+        best_so_far = (self.best.merit, -self.best.loss)
+        if self.processes.decide(lambda: (val.merit, -val.loss) > best_so_far):  # machines may round otherwise
             plain = self.objective.plain(judged.state_dict())
             state = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in plain.items()}
             self.best = _Best(merit=val.merit, loss=val.loss, epoch=self.epoch, stage=stage, state=state)
@@ -498,7 +499,7 @@ class _Training:
 def make_accelerator(compute: Compute) -> Accelerator:
     """Accelerate's state belongs to the whole process, and a second training may want another precision: it is made anew."""
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=compute.mixed(torch.device(PartialState().device or "cpu")))
+    return Accelerator(mixed_precision=compute.mixed)
 
 
 def to_input(pixels: Tensor, preprocess: Preprocess, device: torch.device, layout: torch.memory_format = torch.channels_last) -> Tensor:
