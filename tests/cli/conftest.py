@@ -6,17 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stripes import draw
 
-from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.cli import main
-
-TINY = Design(
-    spec=NetworkSpec(
-        stem=Stem(widths=(8,)), stages=(Stage(kind="mbconv", depth=1, width=16, stride=2, expand=2, se=0.25),), head_width=32, num_classes=2
-    ),
-    resolution=32,
-)
+from tiny import TINY, draw
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stripes import draw
+
+from tiny import draw
 
 Phiscale = Callable[..., tuple[int, str, str]]
 PROCESS = [sys.executable, "-c", "import sys; from phiscale.cli import main; sys.exit(main())"]

@@ -2,8 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ from PIL import Image
 from phiscale.errors import ArgumentError, BudgetError, DataError, UnknownNetworkError
 from phiscale.jobs.evaluate import evaluate
 from phiscale.jobs.fit import fit, resume
-from phiscale.training import compute, loop
+from phiscale.training import compute
+from tiny import dying_at
 
 
 @pytest.fixture(scope="session")
@@ -65,25 +64,9 @@ def test_same_seed_same_weights(done: Path, stripes: Path, tiny: Path, tmp_path:
     assert (again / "metrics.csv").read_text() == (done / "metrics.csv").read_text()
 
 
-@contextmanager
-def dying_at(step: int) -> Iterator[None]:
-    """In here a training ends before so many steps as Ctrl-C, late, would end it: without a checkpoint of its own."""
-    steps = iter(range(10**6))
-    one_step = loop._Training.one_step
-
-    def dying(self: loop._Training, *args: object) -> None:
-        if next(steps) == step:
-            raise KeyboardInterrupt
-        one_step(self, *args)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop._Training, "one_step", dying)
-        yield
-
-
 def test_killed_run_resumes_bit_for_bit(done: Path, stripes: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    with dying_at(13):
+    with pytest.raises(KeyboardInterrupt), dying_at(13):
         fit(stripes, network=tiny, weights="none", epochs=6, batch=8, learning_rate=0.2, flip=True, out=out)
     assert not (out / "bundle").exists()
     run = resume(out)
@@ -98,7 +81,7 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
     options: dict[str, Any] = {"network": tiny, "weights": "none", "epochs": 2, "batch": 8}
     whole = fit(stripes, **options, precision="bfloat16", out=tmp_path / "whole").folder
     monkeypatch.setattr(compute, "best_precision", lambda: ("bfloat16", "this processor multiplies it"))
-    with dying_at(7):
+    with pytest.raises(KeyboardInterrupt), dying_at(7):
         fit(stripes, **options, out=tmp_path / "moved")
     monkeypatch.setattr(compute, "best_precision", lambda: ("float32", "bfloat16 was measured 0.50 times as fast"))
     moved = resume(tmp_path / "moved").folder

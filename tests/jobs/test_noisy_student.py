@@ -5,10 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from phiscale.data.find import Item, find_images
 from phiscale.errors import ArgumentError, RunError
@@ -16,6 +14,7 @@ from phiscale.jobs import fit as job
 from phiscale.jobs.fit import fit, resume
 from phiscale.jobs.noisy_student import TABLE, PseudoLabels, balanced, read, targets, unlabelled_files, with_labels, write
 from phiscale.training.recipe import Pseudo
+from tiny import draw
 
 
 @pytest.fixture(autouse=True)
@@ -25,30 +24,20 @@ def no_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "write_report", lambda _: None)
 
 
-def draw(folder: Path, name: str, count: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        wave = np.sin(np.arange(40) * random.uniform(0.8, 1.6) + random.uniform(0, 6))
-        grey = np.broadcast_to(wave[:, None] if name == "across" else wave[None, :], (40, 40))
-        pixels = np.clip(128 + 90 * grey + random.normal(0, 12, (40, 40)), 0, 255).astype(np.uint8)
-        Image.fromarray(np.stack([pixels] * 3, 2)).save(folder / f"{name}-{seed}-{number:02}.png")
-
-
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("stripes")
     for split, count in (("train", 16), ("val", 10)):
-        for number, name in enumerate(("across", "down")):
-            draw(root / split / name, name, count, number + 2 * len(split))
+        for name in ("across", "down"):
+            draw(root / split / name, count, across=name == "across", seed=len(split))
     return root
 
 
 @pytest.fixture(scope="module")
 def unlabelled(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("unlabelled")
-    draw(root, "across", 20, 50)
-    draw(root / "below", "down", 8, 51)
+    draw(root, 20, across=True, seed=50, name="across-")
+    draw(root / "below", 8, across=False, seed=50, name="down-")
     shutil.copy(next((stripes / "val" / "down").iterdir()), root / "a-validation-image.png")
     (root / "broken.png").write_bytes(b"no picture")
     return root

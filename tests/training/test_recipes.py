@@ -7,49 +7,28 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import PREPROCESS, draw, network
 
-from phiscale.architecture import NetworkSpec, Preprocess, Stage, Stem
 from phiscale.architecture.catalog import design
 from phiscale.architecture.toml import dumps
-from phiscale.data.find import ImageSet, find_images
+from phiscale.data.find import ImageSet
 from phiscale.errors import ArgumentError, SpecError
 from phiscale.jobs.changes import Changes
 from phiscale.nn import Network
 from phiscale.training import RECIPES, Outcome, Recipe, train
 from phiscale.training.recipe import PARTS, WHERE
 from phiscale.training.recipes import like, named, paper, read_recipe, v2
-
-PRE = Preprocess(crop=24, resize=24)
-SPEC = NetworkSpec(
-    stem=Stem(widths=(8,)),
-    stages=(
-        Stage(kind="mbconv", depth=1, width=8, expand=1, se=0.25),
-        Stage(kind="mbconv", depth=2, width=12, stride=2, expand=3, se=0.25),
-    ),
-    head_width=24,
-    num_classes=2,
-)
+from tiny import TINY, dying_at
 
 
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    root, random = tmp_path_factory.mktemp("stripes"), np.random.default_rng(0)
-    for name in ("across", "down"):
-        (root / name).mkdir()
-        for number in range(20):
-            wave = np.sin(np.arange(28) * random.uniform(0.8, 1.6) + random.uniform(0, 6))
-            grey = np.broadcast_to(wave[:, None] if name == "across" else wave[None, :], (28, 28))
-            pixels = np.clip(128 + 90 * grey + random.normal(0, 12, (28, 28)), 0, 255).astype(np.uint8)
-            Image.fromarray(np.stack([pixels] * 3, 2)).save(root / name / f"{number:02}.png")
-    return find_images(root)
+    return draw(tmp_path_factory.mktemp("stripes"))
 
 
 def run(images: ImageSet, recipe: Recipe, folder: Path, **options: object) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    network = Network(SPEC, dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum)
-    return train(network, images, recipe=recipe, preprocess=PRE, folder=folder, **options)  # type: ignore[arg-type]
+    return train(network(recipe), images, recipe=recipe, preprocess=PREPROCESS, folder=folder, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -60,7 +39,7 @@ def test_every_recipe_trains_three_epochs_and_leaves_the_plain_network(name: str
     rows = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
     assert len(rows) == 3 + recipe.probe
     assert all(np.isfinite(float(row.split(",")[3])) for row in rows)
-    fresh = Network(SPEC)
+    fresh = Network(TINY.spec)
     assert list(outcome.state) == list(fresh.state_dict())
     fresh.load_state_dict(outcome.state)
 
@@ -84,11 +63,11 @@ def test_a_student_follows_its_teacher_against_the_labels(stripes: ImageSet, tmp
     """The teacher says the opposite of every label; with all of the loss its own, so does the student."""
     right = run(stripes, named("scratch", 200).changed({"epochs": 10, "batch": 8, "ema_decay": 0.9}), tmp_path / "teacher")
     assert right.val.top1 >= 0.9
-    network = Network(SPEC).eval()
-    network.load_state_dict(right.state)
+    taught = Network(TINY.spec).eval()
+    taught.load_state_dict(right.state)
 
     def teacher(images: torch.Tensor) -> torch.Tensor:
-        return network(images).flip(1)
+        return taught(images).flip(1)
 
     recipe = named("scratch", 200).changed({"epochs": 10, "batch": 8, "ema_decay": 0.9, "distill": "it", "distill_weight": 1.0})
     recipe = replace(recipe, name="student")
@@ -101,22 +80,10 @@ def test_a_student_follows_its_teacher_against_the_labels(stripes: ImageSet, tmp
 
 
 def test_a_progressive_training_that_is_stopped_goes_on_in_its_stage(stripes: ImageSet, tmp_path: Path) -> None:
-    from phiscale.training import loop
-
     recipe = v2(200).changed({"epochs": 4, "batch": 8, "mixup": 0.4, "learning_rate": 0.5, "ema_decay": 0.9})
     whole = run(stripes, recipe, tmp_path / "whole")
-    steps = iter(range(10**6))
-    one_step = loop._Training.one_step
-
-    def dying(self: loop._Training, *args: object) -> None:
-        if next(steps) == 10:
-            raise KeyboardInterrupt
-        one_step(self, *args)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Training, "one_step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            run(stripes, recipe, tmp_path / "killed")
+    with pytest.raises(KeyboardInterrupt), dying_at(12):
+        run(stripes, recipe, tmp_path / "killed")
     resumed = run(stripes, recipe, tmp_path / "killed")
     assert all(torch.equal(value, resumed.state[key]) for key, value in whole.state.items())
 
