@@ -60,10 +60,11 @@ def worker(label: str, setting: Setting) -> None:
     who, *how = label.split()
     if who == "phiscale":
         from phiscale import kernels
+        from phiscale.allocator import keep_freed_memory
         from phiscale.architecture.catalog import design
         from phiscale.nn import Network
 
-        kernels.keep_freed_memory()
+        keep_freed_memory()
         model: nn.Module = Network(design(setting.network).spec)
         if "pure" not in how:
             kernels.accelerate(model)
@@ -78,7 +79,7 @@ def worker(label: str, setting: Setting) -> None:
 
         model = getattr(torchvision.models, setting.network.replace("netv2", "net_v2"))()
     if "kept" in how:
-        from phiscale.kernels import keep_freed_memory
+        from phiscale.allocator import keep_freed_memory
 
         keep_freed_memory()
     layout = torch.channels_last if "CL" in how else torch.contiguous_format

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from phiscale.allocator import keep_freed_memory
 from phiscale.cli.console import Steps, emit, emit_json, say
 from phiscale.cli.options import Json, Latency, Macs, Memory, Params, Runtime, Seed
 from phiscale.errors import ArgumentError
@@ -204,7 +205,6 @@ def _tune(images: str, given: dict[str, Any], changes: Any, *, rates: bool, as_j
 
 def _trained(images: str | None, resume: Path | None, asked: dict[str, Any]) -> "Run":
     from phiscale.jobs import fit as job
-    from phiscale.kernels import keep_freed_memory
 
     keep_freed_memory()
     with Steps() as steps:

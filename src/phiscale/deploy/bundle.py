@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phiscale.allocator import release_freed_memory
 from phiscale.architecture.design import Design
 from phiscale.architecture.output import Output
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.atomic import sync_folder
 from phiscale.deploy.graph import to_onnx
-from phiscale.deploy.latency import bench, setting
+from phiscale.deploy.latency import LatencyStats, Setting, bench, setting
 from phiscale.deploy.parity import parity
 from phiscale.errors import ArgumentError, RunError
 from phiscale.runtime.bundle import BENCH, DESIGN, LABELS, MANIFEST, MODEL, PARITY, PREPROCESS, SCHEMA, Bundle, is_bundle
@@ -47,6 +48,7 @@ def export_bundle(
     """
     out, output = Path(out), output or Output()
     _check(out, design, preprocess, labels)
+    release_freed_memory()  # what a training needed
     model = to_onnx(design, state, metadata=metadata(design, preprocess, labels, output)).SerializeToString()
     proof = parity(design, state, model, images=reference, output=output)
     made = Bundle(
@@ -59,11 +61,10 @@ def export_bundle(
         parity=proof,
         bench={},
     )
-    # the engines' own choice of precision beside float32, so that both can be weighed against parity.json
-    where = [setting(runtime=name, batch=batch) for name in usable(model, "f32") for batch in (1, 4)]
-    quick = (name for name in usable(model, "bf16") if name != "onnxruntime")  # which is float32 alone
-    where += [setting(runtime=name, batch=batch, precision="auto") for name in quick for batch in (1, 4)]
-    rows = bench({"": made}, settings=where, seconds=seconds)
+    rows: list[tuple[str, LatencyStats]] = []
+    for batch in (1, 4):  # apart: engines are planned for their batch, and not all need to be in memory at once
+        release_freed_memory()
+        rows += bench({"": made}, settings=_settings(model, batch), seconds=seconds)
     figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() for _, stats in rows]}
     files = {
         MODEL: model,
@@ -77,6 +78,13 @@ def export_bundle(
     files[MANIFEST] = _json({"schema": SCHEMA, "phiscale": VERSION, **output.to_dict(), "files": sums})
     write_folder(out, files)
     return out
+
+
+def _settings(model: bytes, batch: int) -> list[Setting]:
+    """Every runtime in float32, and in its own choice of precision, so that both can be weighed against parity.json."""
+    exact = [setting(runtime=name, batch=batch) for name in usable(model, "f32")]
+    quick = (name for name in usable(model, "bf16") if name != "onnxruntime")  # which is float32 alone
+    return [*exact, *(setting(runtime=name, batch=batch, precision="auto") for name in quick)]
 
 
 def metadata(design: Design, preprocess: Preprocess, labels: Sequence[str], output: Output) -> dict[str, str]:

@@ -42,7 +42,7 @@ from phiscale.jobs.run import (
     write_skipped,
 )
 from phiscale.jobs.watch import Watcher
-from phiscale.kernels import release_freed_memory, status
+from phiscale.kernels import status
 from phiscale.nn import Network
 from phiscale.report import write_card, write_report
 from phiscale.runtime.image import printable
@@ -315,7 +315,6 @@ class _Fit:
         write_predictions(self.folder / PREDICTIONS, parts, found.classes, output)
         save_model(self.folder, model_or_state=outcome.state, design=design, preprocess=preprocess, labels=found.classes, output=output)
         self.clock("evaluate")
-        release_freed_memory()  # a training step's memory is not needed again, and the runtimes want their own
         self.watch.say("writing the bundle, and measuring it against PyTorch")
         self.export(found, design, preprocess, output, outcome.state, cache)
         self.clock("export")

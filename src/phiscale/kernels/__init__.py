@@ -5,7 +5,6 @@ Never: changes a weight's name, shape or meaning; is known to nn/; is needed (wi
 Start reading: modules.py, then norm.py and depthwise.py; source/ is compiled with the package.
 """
 
-from phiscale.kernels.allocator import keep_freed_memory, release_freed_memory
 from phiscale.kernels.apply import accelerate, restore
 from phiscale.kernels.freeze import freeze_norms, unfreeze_norms
 from phiscale.kernels.library import status
@@ -15,8 +14,6 @@ __all__ = [
     "accelerate",
     "best_precision",
     "freeze_norms",
-    "keep_freed_memory",
-    "release_freed_memory",
     "restore",
     "status",
     "unfreeze_norms",
