@@ -25,11 +25,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def train(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options of `fit` that train the tiny network in a moment."""
+def train_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[str]]:
+    """Options of `fit` that train the tiny network for so many epochs, each a moment."""
     path = tmp_path_factory.mktemp("design") / "tiny.toml"
     path.write_text(TINY.to_toml(), encoding="utf-8")
-    return ["--network", str(path), "--weights", "none", "--epochs", "1", "--batch", "8", "--learning-rate", "0.1", "--threads", "1"]
+    options = ["--network", str(path), "--weights", "none", "--batch", "8", "--learning-rate", "0.1", "--threads", "1"]
+    return lambda epochs: [*options, "--epochs", str(epochs)]
+
+
+@pytest.fixture(scope="session")
+def train(train_for: Callable[[int], list[str]]) -> list[str]:
+    """Options of `fit` that train the tiny network in a moment."""
+    return train_for(1)
 
 
 @pytest.fixture(scope="session")

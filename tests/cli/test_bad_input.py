@@ -158,38 +158,6 @@ def test_a_disk_that_fills_up_at_any_time(
         assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
-INTERRUPTED = """if True:
-    import os, signal, sys
-    from phiscale.cli import console, main
-    progress = console.Steps.progress
-    def and_then(steps, what, done, total):
-        if what.startswith("epoch 3"):
-            os.kill(os.getpid(), signal.SIGINT)
-        progress(steps, what, done, total)
-    console.Steps.progress = and_then
-    sys.exit(main())
-"""
-
-
-def test_interrupted_training_says_how_to_go_on_and_does(pictures: Path, train: list[str], tmp_path: Path, phiscale: Phiscale) -> None:
-    """A real signal to a real process, in the third of five epochs."""
-    out = tmp_path / "run"
-    longer = list(train)
-    longer[longer.index("--epochs") + 1] = "5"
-    fit = [sys.executable, "-c", INTERRUPTED, "fit", pictures, *longer, "-o", out]
-    done = subprocess.run(fit, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 130, done.stderr
-    assert f"phiscale fit --resume {out}" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert not (out / "bundle").exists()
-    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
-    status, printed, _ = phiscale("fit", "--resume", out)
-    assert status == 0
-    assert "accuracy" in printed
-    assert len((out / "metrics.csv").read_text().splitlines()) == 6
-
-
 def test_nothing_there(tmp_path: Path, run: Path, phiscale: Phiscale) -> None:
     no = tmp_path / "no"
     for command in (("fit", no), ("evaluate", run, no), ("evaluate", no, tmp_path), ("show", "no.toml"), ("predict", no, "x.jpg")):
