@@ -1,7 +1,8 @@
 """Time of `cost` against counters that run the module, interleaved.   python benchmarks/cost.py [REPEATS] > cost.csv
 
-One row a network and counter: the least and the median milliseconds of REPEATS rounds (each counter once a round), its multiply-adds,
-and how many times the analytic count's time it takes. The analytic count resolves the network anew each time, as if it had never seen
+One row a network and counter: the least and the median milliseconds of REPEATS rounds (in each, every counter is called for a tenth of
+a second, as a loop over designs would, and its first call there is a row of its own: the caches are cold then, from the counter before),
+its multiply-adds, and how many times the analytic count's time it takes. The analytic count resolves the network anew each time, as if it had never seen
 it; the others are given a module that is built already (torchvision's, as ptflops knows convolutions by their exact class). torch's
 FlopCounterMode counts a forward pass on the meta device, its fastest way; ptflops and fvcore join where they are installed.
 """
@@ -23,6 +24,7 @@ from phiscale.cost import cost
 from phiscale.nn import Network
 from phiscale.runtime.machine import machine
 
+TURN = 0.1  # seconds
 
 def counters(name: str) -> dict[str, Callable[[], float]]:
     made = design(name)
@@ -60,15 +62,28 @@ def main(repeats: str = "20") -> None:
     for name in ("efficientnet_b0", "efficientnet_b7"):
         each = counters(name)
         macs = {label: count() for label, count in each.items()}
+        first: dict[str, list[float]] = {label: [] for label in each}
         spent: dict[str, list[float]] = {label: [] for label in each}
         for _ in range(int(repeats)):
             for label, count in each.items():
-                started = time.perf_counter()
-                count()
-                spent[label].append((time.perf_counter() - started) * 1e3)
-        for label, times in spent.items():
-            ratio = median(times) / median(spent["phiscale"])
-            table.writerow((name, label, f"{min(times):.3f}", f"{median(times):.3f}", f"{macs[label]:.0f}", f"{ratio:.1f}"))
+                calls = _milliseconds(count)
+                first[label].append(calls[0])
+                spent[label].append(median(calls))
+        for name_of, times_of in (("", spent), (", first call", first)):
+            for label, times in times_of.items():
+                ratio = median(times) / median(times_of["phiscale"])
+                row = (name, label + name_of, f"{min(times):.3f}", f"{median(times):.3f}", f"{macs[label]:.0f}", f"{ratio:.1f}")
+                table.writerow(row)
+
+
+def _milliseconds(count: Callable[[], float]) -> list[float]:
+    """Of each call, for `TURN` seconds."""
+    times: list[float] = []
+    while sum(times) < TURN * 1e3:
+        started = time.perf_counter()
+        count()
+        times.append((time.perf_counter() - started) * 1e3)
+    return times
 
 
 if __name__ == "__main__":
