@@ -2,9 +2,9 @@
 
 One row a network and counter: the least and the median milliseconds of REPEATS rounds (in each, every counter is called for a tenth of
 a second, as a loop over designs would, and its first call there is a row of its own: the caches are cold then, from the counter before),
-its multiply-adds, and how many times the analytic count's time it takes. The analytic count resolves the network anew each time, as if it had never seen
-it; the others are given a module that is built already (torchvision's, as ptflops knows convolutions by their exact class). torch's
-FlopCounterMode counts a forward pass on the meta device, its fastest way; ptflops and fvcore join where they are installed.
+its multiply-adds, and how many times the analytic count's time it takes. The analytic count resolves the network anew each time, as if
+it had never seen it; the others are given a module that is built already (torchvision's, as ptflops knows convolutions by their exact
+class). torch's FlopCounterMode counts a forward pass on the meta device, its fastest way; ptflops and fvcore join where installed.
 """
 
 import csv
@@ -25,6 +25,7 @@ from phiscale.nn import Network
 from phiscale.runtime.machine import machine
 
 TURN = 0.1  # seconds
+
 
 def counters(name: str) -> dict[str, Callable[[], float]]:
     made = design(name)

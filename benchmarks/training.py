@@ -2,7 +2,8 @@
 
 One process a candidate, as a user would start it, so each has its own allocator and its own peak memory. Ours stays; the peers come one
 after the other, and take turns with ours step by step, so that a machine that drifts or is shared slows both alike: what counts is the
-ratio of their times turn by turn. Random weights and pictures, plain SGD, batch statistics learned by all.
+ratio of their times turn by turn. Random weights and pictures, plain SGD, batch
+statistics learned by all. Among the peers is ours without compiled kernels (`pure`).
 
 A peer runs in float32 or under bfloat16 autocast, in either layout, eager or compiled (`torch.compile`'s default, after its compilation),
 and once more with the allocator setting that `phiscale fit` makes for itself. The CSV has a row a candidate and setting: images a second
@@ -13,6 +14,7 @@ start with # say machine, versions and command.
 import argparse
 import contextlib
 import csv
+import os
 import platform
 import resource
 import statistics
@@ -40,7 +42,8 @@ SETTINGS = {
     "v2s-224": Setting("efficientnetv2_s", 224, 16),
 }
 OURS = "phiscale bf16"
-PEERS = [
+PURE = "phiscale bf16 pure"  # without compiled kernels
+PEERS = [PURE] + [
     f"{who} {how}"
     for who in ("timm", "torchvision")
     for how in ("bf16 CL", "bf16 CL kept", "fp32 CL", "bf16 NCHW", "fp32 NCHW", "bf16 CL compiled", "fp32 CL compiled")
@@ -59,6 +62,8 @@ def worker(label: str, setting: Setting) -> None:
     torch.set_num_threads(THREADS)
     who, *how = label.split()
     if who == "phiscale":
+        if "pure" in how:
+            os.environ["PHISCALE_KERNELS"] = "off"
         from phiscale import kernels
         from phiscale.allocator import keep_freed_memory
         from phiscale.architecture.catalog import design
@@ -66,8 +71,7 @@ def worker(label: str, setting: Setting) -> None:
 
         keep_freed_memory()
         model: nn.Module = Network(design(setting.network).spec)
-        if "pure" not in how:
-            kernels.accelerate(model)
+        kernels.accelerate(model)
         how.append("CL")
     elif who == "timm":
         import timm

@@ -154,15 +154,3 @@ def test_export_after_restore() -> None:
     model = kernels.restore(kernels.accelerate(small().eval()))
     program = torch.export.export(model, (images(),))
     assert not any("phiscale" in str(node.target) for node in program.graph.nodes)
-
-
-def test_off_means_pure_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(library.SETTING, "off")
-    library.opened.cache_clear()
-    try:
-        assert kernels.status() == "pure PyTorch (PHISCALE_KERNELS=off)"
-        model = kernels.accelerate(Network(design("efficientnet_lite0").spec))
-        assert not any(type(m) in FAST.values() for m in model.modules())
-    finally:
-        monkeypatch.undo()
-        library.opened.cache_clear()

@@ -8,6 +8,7 @@ the backward pass. The activation runs in place where its backward needs only it
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phiscale.kernels.pure import conv2d
 from phiscale.nn.layers import ConvNorm, same_pads
 
 
@@ -24,7 +25,7 @@ class FrozenConvNorm(ConvNorm):
             top, bottom = same_pads(x.shape[2], conv.kernel_size[0], conv.stride[0])
             left, right = same_pads(x.shape[3], conv.kernel_size[1], conv.stride[1])
             x = F.pad(x, (left, right, top, bottom))
-        y = F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
+        y = conv2d(x, weight, bias, conv.stride[0], conv.padding, 1, conv.groups)
         match self.act:
             case nn.ReLU6():
                 return F.hardtanh_(y, 0.0, 6.0)
