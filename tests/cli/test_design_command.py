@@ -93,3 +93,17 @@ def test_a_table_of_the_paper(capsys) -> None:
     assert "can't be had from the paper's own rounding rules" in said(capsys, "reproduce", "table7")
     assert len(json.loads(said(capsys, "reproduce", "table3", "--json"))["rows"]) == 14
     assert "possible: table1" in said(capsys, "reproduce", "table0", status=2)
+
+
+def test_a_table_that_bench_wrote_designs_for_another_device(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phiscale.deploy.latency_budget.PHIS", (-8, -6, -4))
+    table = tmp_path / "device.csv"
+    measured = ("bench", "efficientnet_lite0", "--threads", "1", "--seconds", "0.001", "--table", str(table))
+    rows = json.loads(said(capsys, *measured, "--json"))
+    assert [float(row["phi"]) for row in rows] == [-8, -6, -4]
+    asked = ("design", "efficientnet_lite0", "--latency", "10s", "--latency-table", str(table))
+    told = json.loads(said(capsys, *asked, "--json"))
+    assert told["macs"] == float(rows[-1]["macs"])  # nothing is claimed beyond the rows
+    assert f"between the rows of {table}" in said(capsys, *asked)
+    assert "--table is for the family of one network" in said(capsys, "bench", "mnasnet", "mobilenet_v2", "--table", str(table), status=2)
+    assert "make it first" in said(capsys, "bench", "efficientnet_lite0", "--table", str(tmp_path / "nowhere" / "t.csv"), status=2)

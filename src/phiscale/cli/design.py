@@ -91,10 +91,14 @@ def command(
         return
     emit(described(made, given))
     if scaled.fit is not None:
-        emit(f"binds        {' and '.join(scaled.fit.binds)}: the next larger design breaks it")
+        breaks = (
+            "a larger design can't be measured here" if scaled.fit.binds[0].startswith("memory of") else "the next larger design breaks it"
+        )
+        emit(f"binds        {' and '.join(scaled.fit.binds)}: {breaks}")
     if scaled.latency_ms is not None:
         used = scaled.fit.shares["latency"] if scaled.fit is not None else 0.0
-        emit(f"latency      {scaled.latency_ms:.3g} ms ({used:.1%} of the limit; median; {len(scaled.tried)} designs were measured)")
+        how_known = f"between the rows of {scaled.table}" if scaled.table else f"median; the last of {len(scaled.tried)} measurements"
+        emit(f"latency      {scaled.latency_ms:.3g} ms ({used:.1%} of the limit; {how_known})")
 
 
 def _plot(path: Path, start: Design, scaled: Scaled, budget: Budget, how: Coefficients | None) -> Path:

@@ -221,5 +221,5 @@ def _top5(scores: dict[str, Any]) -> str:
 def _speed(run: "Run") -> dict[str, Any] | None:
     """The bundle's measured row for one image, by the runtime that was asked for, else by the default."""
     rows = json.loads((run.bundle / "bench.json").read_text(encoding="utf-8"))["rows"]
-    asked = run.about["asked_exactly"].get("runtime")
+    asked = run.about["asked"].get("runtime")
     return next((row for row in rows if row["batch"] == 1 and asked in (None, row["runtime"])), None)

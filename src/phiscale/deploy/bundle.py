@@ -21,7 +21,7 @@ from phiscale.deploy.latency import LatencyStats, Setting, bench, setting
 from phiscale.deploy.parity import parity
 from phiscale.errors import ArgumentError, RunError
 from phiscale.runtime.bundle import BENCH, DESIGN, LABELS, MANIFEST, MODEL, PARITY, PREPROCESS, SCHEMA, Bundle, is_bundle
-from phiscale.runtime.engines import usable
+from phiscale.runtime.engines import open_engine, usable
 from phiscale.runtime.labels import dump_labels
 from phiscale.runtime.machine import machine
 from phiscale.version import VERSION
@@ -81,8 +81,12 @@ def export_bundle(
 
 
 def _settings(model: bytes, batch: int) -> list[Setting]:
-    """Every runtime in float32, and in its own choice of precision, so that both can be weighed against parity.json."""
-    exact = [setting(runtime=name, batch=batch) for name in usable(model, "f32")]
+    """Every runtime in float32, and in its own choice of precision, so that both can be weighed against parity.json.
+
+    First the one that `predict` takes by itself.
+    """
+    default = open_engine(model).name
+    exact = [setting(runtime=name, batch=batch) for name in sorted(usable(model, "f32"), key=lambda name: name != default)]
     quick = (name for name in usable(model, "bf16") if name != "onnxruntime")  # which is float32 alone
     return [*exact, *(setting(runtime=name, batch=batch, precision="auto") for name in quick)]
 

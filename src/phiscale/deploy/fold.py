@@ -10,19 +10,23 @@ from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import ArgumentError, WeightsError
 
 
-def folded(spec: NetworkSpec, state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-    """Weight and bias of every convolution and linear layer, under the layer's name: `stem.0.weight`, `stem.0.bias`.
-
-    Computed in float64, returned as new float32 arrays; `state` (the keys of `layout(spec)`) stays as it is.
-    WeightsError names the first key that is missing, has no place, has another shape, or is not finite; ArgumentError says
-    which stage mixes its convolutions for each image (`experts`): those can't be folded.
-    """
+def check_foldable(spec: NetworkSpec) -> None:
+    """ArgumentError says which stage mixes its convolutions for each image (`experts`): those can't be folded."""
     for number, stage in enumerate(spec.stages, 1):
         if stage.experts:
             raise ArgumentError(
                 f"stage {number}: experts = {stage.experts} (CondConv) mixes kernels for each image, which a bundle can't hold; "
-                "export a network without experts"
+                "take a network without experts"
             )
+
+
+def folded(spec: NetworkSpec, state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+    """Weight and bias of every convolution and linear layer, under the layer's name: `stem.0.weight`, `stem.0.bias`.
+
+    Computed in float64, returned as new float32 arrays; `state` (the keys of `layout(spec)`) stays as it is.
+    WeightsError names the first key that is missing, has no place, has another shape, or is not finite; ArgumentError as `check_foldable`.
+    """
+    check_foldable(spec)
     if said := difference({key: np.shape(value) for key, value in state.items()}, spec):
         raise WeightsError(f"these weights are not this network's: {said}")
     made: dict[str, NDArray[np.float32]] = {}

@@ -15,7 +15,7 @@ from phiscale.architecture.design import Design
 from phiscale.architecture.layout import layout
 from phiscale.architecture.plan import Block, blocks, feature_width, out_size, pads, stem
 from phiscale.architecture.spec import Activation, NetworkSpec
-from phiscale.deploy.fold import folded
+from phiscale.deploy.fold import check_foldable, folded
 from phiscale.version import VERSION
 
 OPSET, IR_VERSION = 18, 8  # read by ONNX Runtime >= 1.14 and OpenVINO >= 2023.0
@@ -92,6 +92,7 @@ def random_weights(spec: NetworkSpec, *, seed: int = 0) -> dict[str, NDArray[np.
 
     One block of normal numbers is repeated, so that even B7's 66 million take a tenth of a second.
     """
+    check_foldable(spec)
     pool = np.random.default_rng(seed).standard_normal(1 << 20, np.float32)
     made: dict[str, NDArray[np.float32]] = {}
     for key, shape in layout(spec).items():

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.architecture.design import Design
+from phiscale.cost import cost
+from phiscale.cost.count import weight_bytes
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.errors import ArgumentError
 from phiscale.runtime.bundle import Bundle, read_bundle
 from phiscale.runtime.engines import Engine, Precision, available_threads, choose, open_engine
+from phiscale.runtime.machine import free_bytes
 
 Measurable = Design | Bundle | str | Path  # a design is measured with random weights, which run as fast as any
 SLICE = 0.05  # seconds that a candidate runs before the next has its turn
 FEWEST = 5  # calls of each candidate, unless they take longer than `PATIENCE` in all
 PATIENCE = 2.0  # seconds, or twice what was asked: a crowded machine must not keep anyone waiting
+SPARED = 0.8  # of the free memory is ours to take
+WORKING = 4  # times a design's peak bytes: the graph, its serialised form, and the runtime's own copy
+LARGEST_FILE = 2**31 - 2**24  # bytes of weights that one ONNX file can hold, with some room for the nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,11 @@ class LatencyStats:
             "images_per_second": round(self.images_per_second, 2),
             "n": self.n,
         }
+
+    def at_pace(self, slower: float) -> "LatencyStats":
+        """As it would be on a machine that takes `slower` times as long."""
+        times = (self.p50 * slower, self.p90 * slower, self.p99 * slower)
+        return replace(self, p50=times[0], p90=times[1], p99=times[2], images_per_second=self.images_per_second / slower)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LatencyStats":
@@ -137,8 +148,18 @@ def _stats(times: list[float], where: Setting) -> LatencyStats:
     return LatencyStats(p50=p50, p90=p90, p99=p99, images_per_second=where.batch / p50 * 1e3, n=len(times), setting=where)
 
 
+def why_too_large(design: Design) -> str | None:
+    """What keeps this machine from running a design, before anything of it is allocated; None where nothing does."""
+    weights, needed, free = weight_bytes(design.spec), WORKING * cost(design).peak_bytes, SPARED * free_bytes()
+    if weights > LARGEST_FILE:
+        return f"its weights are {weights / 1e9:,.1f} GB, and an ONNX file holds {LARGEST_FILE / 1e9:.1f}"
+    return f"running it takes about {needed / 1e9:,.1f} GB, and this machine has {free / 1e9:,.1f} GB free" if needed > free else None
+
+
 def _model(thing: Measurable) -> tuple[Design, bytes]:
     if isinstance(thing, Design):
+        if why := why_too_large(thing):
+            raise ArgumentError(f"{thing.name} at {thing.resolution} px is too large: {why}; a smaller φ, width or resolution fits")
         return thing, graph(thing, random_weights(thing.spec)).SerializeToString()
     bundle = thing if isinstance(thing, Bundle) else read_bundle(thing)
     return bundle.design, bundle.model

@@ -41,7 +41,8 @@ class Changes(TypedDict, total=False):
     sampling
         each image once an epoch, or balanced: every class equally often.
     distill
-        A teacher to learn from too: a run folder, a published network of the same classes, or timm:NAME[:FILE].
+        A teacher to learn from too: a run folder, a published network of the same classes, or timm:NAME[:FILE]. Or source: the
+        network that weights of another size came from, for a short while before training (how long: imitate; else 120 steps).
     distill_weight
         The teacher's share of the loss.
     temperature

@@ -65,17 +65,31 @@ def keeps(design: Design, budget: Budget) -> bool:
     return all(share <= 1 for share in budget.shares(cost(design)).values())
 
 
+def keeps_latency(design: Design, budget: Budget, runtime: str | None) -> bool:
+    """Whether one image takes surely no longer than the budget's latency, measured now and as `phiscale bench` does; without one, yes."""
+    if budget.latency is None:
+        return True
+    from phiscale.deploy.latency import setting
+    from phiscale.deploy.latency_budget import SURE, alone_in
+
+    return alone_in(setting(runtime=runtime))(design).p50 <= SURE * budget.latency * 1e3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaled:
-    """A design inside a budget. `fit`: what binds and what is left; `tried`: each design that was measured, in milliseconds."""
+    """A design inside a budget. `fit`: what binds and what is left; `tried`: each design that was measured, in milliseconds.
+
+    table   where the latency was read from, if it wasn't measured here; `tried` then has the design alone
+    """
 
     design: Design
     fit: BudgetFit | None = None
     tried: tuple[tuple[Design, float], ...] = ()
+    table: Path | None = None
 
     @property
     def latency_ms(self) -> float | None:
-        """The measured median of the design; None where nothing was measured."""
+        """The median of the design, measured last or read from a table; None without a latency."""
         own = [ms for made, ms in self.tried if (made.spec, made.resolution) == (self.design.spec, self.design.resolution)]
         return own[-1] if own else None
 
@@ -102,7 +116,7 @@ def scale_to(
         return Scaled(design=fit.design, fit=fit)
     # what needs a runtime is imported where it is used: analytic budgets answer without one
     from phiscale.deploy.latency import setting
-    from phiscale.deploy.latency_budget import default_cache, fit_table, measured_in, search_latency
+    from phiscale.deploy.latency_budget import alone_in, default_cache, fit_table, measured_in, search_latency
 
     fixed = {"depth": depth, "width": width, "resolution": resolution}
     if None not in fixed.values():
@@ -115,24 +129,28 @@ def scale_to(
         )
         how = Coefficients(alpha=alpha, beta=beta, gamma=gamma)
     limit, analytic = budget.latency * 1e3, replace(budget, latency=None)
-    tried: tuple[tuple[Design, float], ...] = ()
     if table is not None:
-        made = fit_table(design, limit, table=table, coefficients=how, budget=analytic, threads=threads, batch=batch)
+        made, ms = fit_table(
+            design, limit, table=table, coefficients=how, budget=analytic, runtime=runtime, threads=threads, batch=batch
+        )  # fmt: skip
+        tried, stops = ((made, ms),), "latency"
     else:
-        clock = measured_in(setting(runtime=runtime, threads=threads, batch=batch), cache=default_cache())
-        found = search_latency(design, limit, measure=clock, coefficients=how, budget=analytic)
-        made, tried = found.design, tuple((each, stats.p50) for each, stats in found.tried)
-    scaled = Scaled(design=replace(made, origin=replace(made.origin, budget=str(budget))), tried=tried)
-    return replace(scaled, fit=_fit_of(scaled, budget, design, how))
+        where = setting(runtime=runtime, threads=threads, batch=batch)
+        clock = measured_in(where, cache=default_cache())
+        found = search_latency(design, limit, measure=clock, confirm=alone_in(where), coefficients=how, budget=analytic)
+        made, tried, stops = found.design, tuple((each, stats.p50) for each, stats in found.tried), found.binds
+    made = replace(made, origin=replace(made.origin, budget=str(budget)))
+    scaled = Scaled(design=made, tried=tried, table=None if table is None else Path(table))
+    return replace(scaled, fit=_fit_of(scaled, budget, design, how, stops))
 
 
-def _fit_of(scaled: Scaled, budget: Budget, design: Design, how: Coefficients) -> BudgetFit:
-    """What a latency's search left of each limit, and whether the latency or an analytic limit stood in its way."""
+def _fit_of(scaled: Scaled, budget: Budget, design: Design, how: Coefficients, stops: str) -> BudgetFit:
+    """What a latency's search left of each limit, and whether the latency (`stops`) or an analytic limit stood in its way."""
     made, analytic = scaled.design, replace(budget, latency=None)
     shares = analytic.shares(cost(made))
     if scaled.latency_ms is not None and budget.latency is not None:
         shares["latency"] = scaled.latency_ms / 1e3 / budget.latency
-    binds: tuple[str, ...] = ("latency",)
+    binds: tuple[str, ...] = (stops,)
     if analytic:
         alone = search_budget(design, analytic, coefficients=how)
         if (alone.design.spec, alone.design.resolution) == (made.spec, made.resolution):
@@ -219,7 +237,7 @@ def _of_family(budget: Budget, typical_side: int, runtime: str | None) -> tuple[
     inside = [member for member in trained if keeps(member, budget) and cost(member).macs <= cost(scaled).macs]
     if inside:
         member = max(inside, key=lambda made: cost(made).macs)
-        if cost(scaled).macs <= WORTH * cost(member).macs:
+        if cost(scaled).macs <= WORTH * cost(member).macs and keeps_latency(member, budget, runtime):
             return member, said
         said.append(f"to use the whole of {budget}: {scaled.name} instead of the published {member.name}, with weights inherited")
         return scaled, said
@@ -247,13 +265,13 @@ def _lower_resolution(design: Design, budget: Budget, runtime: str | None) -> De
     lower = _lower_analytic(design, analytic) if analytic and not keeps(design, analytic) else design
     if budget.latency is None:
         return lower
-    from phiscale.deploy.latency import measure
-
-    if measure(lower, runtime=runtime).p50 <= budget.latency * 1e3:
+    if keeps_latency(lower, budget, runtime):
         return lower
     # gamma is sqrt(2): one step of phi halves the pixels
     found = scale_to(lower, budget, coefficients=policy("resolution"), runtime=runtime).design
-    return design.at(max(SMALLEST, min(found.resolution, lower.resolution)))
+    if found.resolution < SMALLEST:
+        raise BudgetError(f"{design.name} is too slow for {budget} even at {SMALLEST} px; raise --latency, or leave --network out")
+    return design.at(min(found.resolution, lower.resolution))
 
 
 def _lower_analytic(design: Design, budget: Budget) -> Design:

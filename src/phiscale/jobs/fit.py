@@ -19,12 +19,14 @@ from phiscale.architecture.catalog import rows
 from phiscale.architecture.toml import dumps
 from phiscale.atomic import as_run_error, sweep, write_text
 from phiscale.cost import Budget
+from phiscale.cost.memory import training_bytes
 from phiscale.data.find import ImageSet, find_images
 from phiscale.data.load import ImageCache, ImageDataset, open_images, typical_side
 from phiscale.deploy.bundle import export_bundle
+from phiscale.deploy.fold import check_foldable
 from phiscale.errors import ArgumentError, RunError, StoppedError
 from phiscale.jobs.changes import Changes
-from phiscale.jobs.choose import choose_design, scaled_design
+from phiscale.jobs.choose import choose_design, keeps, keeps_latency, scaled_design
 from phiscale.jobs.lock import locked
 from phiscale.jobs.noisy_student import TABLE, PseudoLabels, label, read, unlabelled_files, with_labels, write
 from phiscale.jobs.noisy_student import targets as pseudo_targets
@@ -45,8 +47,9 @@ from phiscale.jobs.watch import Watcher
 from phiscale.kernels import status
 from phiscale.nn import Network
 from phiscale.report import write_card, write_report
+from phiscale.runtime.engines import choose
 from phiscale.runtime.image import printable
-from phiscale.runtime.machine import machine
+from phiscale.runtime.machine import free_bytes, machine
 from phiscale.runtime.transform import normalise
 from phiscale.training import Compute, Recipe, Scores, evaluate, train
 from phiscale.training.compute import Precision
@@ -64,6 +67,9 @@ from phiscale.weights.store import save_model
 
 AFTERWARDS = 10.0  # seconds that --minutes leaves for the bundle and the report: seen 4 to 8 here
 FLIP_HURTS = ("digits",)  # sets in which a mirror image is another thing
+SOURCE = "source"  # of `--distill`: the network that inherited weights came from
+IMITATED = 120  # steps of it, unless `imitate` says otherwise: what one trial was best served by (docs/recipes.md)
+LEAST = 0.4  # of the estimate of training's memory: what bfloat16 and frozen stages may spare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,6 +353,7 @@ class _Fit:
             raise ArgumentError("the recipe noisy_student and --unlabelled FOLDER, its images without labels, need each other")
         if recipe.pseudo.rounds and self.asked.minutes is not None:
             raise ArgumentError("--minutes are for one training, and noisy_student is several; give --epochs")
+        self.check_memory(design, min(recipe.batch, len(found.splits["train"])))
         network = create_model(
             design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
             weights=self.weights_or_none(), seed=self.asked.seed,
@@ -386,12 +393,17 @@ class _Fit:
                 design, said = choose_design(named, self.budget, typical_side=small, runtime=runtime)
         if self.asked.resolution:
             design = design.at(self.asked.resolution)
-            if self.budget and any(share > 1 for share in self.budget.shares(design.cost).values()):
+            if (
+                self.resumed is None
+                and self.budget
+                and not (keeps(design, self.budget) and keeps_latency(design, self.budget, self.asked.runtime))
+            ):
                 raise ArgumentError(
                     f"{design.name} at {design.resolution} px does not keep {self.budget}; lower --resolution or leave it out"
                 )
         for line in said:
             self.watch.say(line)
+        check_foldable(design.spec)  # or there would be no bundle in the end
         cost = design.cost
         self.watch.say(f"network: {design.name}, {design.resolution} px, {cost.macs / 1e6:,.0f}M MACs, {cost.params / 1e6:.2f}M params")
         return design.with_classes(len(found.classes)), side * 2 <= design.resolution
@@ -408,6 +420,17 @@ class _Fit:
                 f"mean {own.mean}, std {own.std}"
             )
         return own
+
+    def check_memory(self, design: Design, batch: int) -> None:
+        """ArgumentError where this machine can't train the design at this batch, whatever is spared; nothing has been allocated then."""
+        batch = max(1, batch // (self.compute.accumulate * self.processes.count))
+        needed = LEAST * training_bytes(design.spec, design.resolution, batch)
+        free = float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free_bytes()
+        if needed > free:
+            raise ArgumentError(
+                f"training {design.name} at {design.resolution} px takes at least {needed / 1e9:,.1f} GB for {batch} images at a time, and "
+                f"{free / 1e9:,.1f} GB are free; lower --batch, --resolution or the budget, or raise --accumulate"
+            )
 
     def weights_or_none(self) -> str | None:
         return None if self.weights == "none" else self.weights
@@ -430,7 +453,12 @@ class _Fit:
         if how is not None and not how.exact:  # what was cut away shifted every statistic, and all layers have to make up for it
             recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
         given = {name: getattr(self.asked, name) for name in ("epochs", "batch", "learning_rate", "clip", "patience", "flip")}
-        recipe = recipe.changed({name: value for name, value in given.items() if value is not None} | self.asked.changes)
+        changes = dict(self.asked.changes)
+        if changes.get("distill") == SOURCE:
+            changes = {"imitate": IMITATED} | {name: value for name, value in changes.items() if name != "distill"}
+        recipe = recipe.changed({name: value for name, value in given.items() if value is not None} | changes)
+        if recipe.imitate and (how is None or self.loaded is None or self.loaded.record is None):
+            raise ArgumentError("--distill source and --imitate are for weights that are carried over from another size; these aren't")
         if recipe.adversary.iterations and self.asked.sync_norms:
             raise ArgumentError("adversaries have batch norms of their own in each process; leave --sync-norms out")
         if not self.asked.multi_label:
@@ -476,6 +504,7 @@ class _Fit:
                 "images": self.asked.images,
                 "network": self.asked.network,
                 "budget": str(self.budget) if self.budget else "",
+                "runtime": None if self.asked.runtime is None else choose(self.asked.runtime),
                 "epochs": recipe.epochs,
                 "recipe": recipe.name,
                 "weights": self.weights,
@@ -512,8 +541,7 @@ class _Fit:
         if any((self.folder / "checkpoint").glob("*.pt")):
             return {}
         record = self.loaded.record if self.loaded is not None else None
-        if record is None or self.loaded is None or self.loaded.inheritance is None:
-            raise ArgumentError("imitate is for weights that were carried over from another size; these weren't")
+        assert record is not None  # recipe_as_asked
         self.watch.say(f"learning from {record.name} for {recipe.imitate} steps")
         whole = create_model(network.spec.with_classes(record.num_classes), weights=self.weights_or_none())
         source = TaughtBy(model=create_model(record.network, weights=record).eval(), preprocess=preprocess, student=preprocess)
