@@ -1,5 +1,6 @@
 """The loop as a whole, on pictures that the tests make: what it computes, when it stops, what it keeps."""
 
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from phiscale.training.log import Log
 from phiscale.training.pace import Pace
 from phiscale.training.rates import Rates, range_test
 from phiscale.training.stop import Stop
+from tiny import dying_at
 
 # Twenty steps of `certain()` on `draw()`, one thread, float32 on an AVX-512 machine.
 GOLDEN = (
@@ -68,6 +70,44 @@ def test_how_it_is_computed_changes_rounding_only(compute: Compute, images: Imag
     run(images, tmp_path / "a", recipe)
     run(images, tmp_path / "b", recipe, compute=compute)
     assert losses[5:] == pytest.approx(losses[:5], rel=1e-4)
+
+
+def test_a_compiled_training_loses_the_same_and_goes_on_bit_for_bit(
+    images: ImageSet, losses: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced, but not compiled to machine code, which takes a minute (docs/training.md says how to try it). The last batch of an epoch
+    is smaller, and the run goes on with one: what is traced first is another size."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    recipe, compute = certain(epochs=2), Compute(precision="float32", compile=True)
+    run(images, tmp_path / "plain", recipe)
+    whole = run(images, tmp_path / "whole", recipe, compute=compute)
+    assert losses[10:] == pytest.approx(losses[:10], rel=RTOL_GOLDEN)
+
+    def stop_before_the_last(what: str, done: int, total: int) -> None:
+        if what == "epoch 1/2" and done == 32:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError), Stop() as stop:
+        run(images, tmp_path / "stopped", recipe, compute=compute, stop=stop, progress=stop_before_the_last)
+    torch._dynamo.reset()
+    again = run(images, tmp_path / "stopped", recipe, compute=compute)
+    assert all(torch.equal(again.state[key], value) for key, value in whole.state.items())
+
+
+def test_tensorboard_has_every_step_once_also_after_a_resume(images: ImageSet, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = certain(epochs=4)
+    with pytest.raises(KeyboardInterrupt), dying_at(7):  # the two steps behind the checkpoint were logged, and are taken again
+        run(images, tmp_path, recipe, tensorboard=True)
+    run(images, tmp_path, recipe, tensorboard=True)
+    said = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("loss", "grad_norm", "lr"):
+        assert [event.step for event in said.Scalars(f"step/{name}")] == list(range(1, 21)), name
+    assert [event.value for event in said.Scalars("step/loss")] == pytest.approx(GOLDEN, rel=RTOL_GOLDEN)
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    for name, column in (("val_loss", 5), ("grad_norm", 7)):
+        seen = [event.value for event in said.Scalars(f"epoch/{name}")]
+        assert seen == pytest.approx([float(row.split(",")[column]) for row in rows[1:]], rel=1e-5)
 
 
 def test_bfloat16_learns_too(images: ImageSet, losses: list[float], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from phiscale.training.processes import Processes
 from phiscale.training.rates import Rates, range_test
 
 SPARE = 0.1  # of the free memory, which is left to others
-TRIES = 6
+TRIES = 10
 ROUND = 8  # a large batch is a multiple of this
 
 
@@ -92,11 +92,11 @@ def largest(design: Design, recipe: Recipe, asked: Asked, limit: int, most: int,
         watch.progress("trying", number + 1, TRIES)
         if peak is None or peak > limit:
             high = min(high, guess)
-            wanted = guess / 2 if peak is None else guess * limit / peak
+            wanted = (low + guess) / 2 if peak is None else guess * limit / peak
         else:
             low = max(low, guess)
-            wanted = guess * limit / peak
-        nxt = whole(min(max(low + 1, int(wanted)), high - 1))
+            wanted = guess * limit / max(1, peak)
+        nxt = whole(min(max(low + 1, 2, int(wanted)), high - 1))
         if nxt <= low or nxt in tried or nxt < 2:
             break
         guess = nxt

@@ -24,22 +24,20 @@ class Log:
     """Rows of the epochs so far, for the checkpoint; written to `folder` after each, where there is one."""
 
     def __init__(self, folder: Path | None, *, tensorboard: bool = False) -> None:
-        self.folder, self.tensorboard = folder, tensorboard and folder is not None
+        self.folder = folder
         self.rows: list[dict[str, Any]] = []
         self.timings: list[dict[str, Any]] = []
-        self._writer: Any = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        if self.tensorboard:
-            self._open(0)
+        self._new_writer = _tensorboard() if tensorboard and folder is not None else None
+        self._made: Any = None
+        self._void = 0  # what an earlier writer logged of this step and later ones doesn't count
 
     def go_on(self, rows: list[dict[str, Any]], timings: list[dict[str, Any]], steps: int) -> None:
         """Continue after `steps` steps: what was logged of later ones is void."""
         self.rows, self.timings = rows, timings
         self._write()
-        if self.tensorboard:
-            self._writer.close()
-            self._open(steps)
+        self._void = steps + 1
 
     def epoch(self, row: dict[str, Any], *, speed: float | None, seconds: float | None) -> None:
         """One more epoch. speed: images a second, None for an epoch that had no steps."""
@@ -48,35 +46,42 @@ class Log:
             timing = {"epoch": row["epoch"], "images_per_second": round(speed, 2), "seconds": round(seconds, 3), "peak_bytes": peak_bytes()}
             self.timings.append(timing)
         self._write()
-        if self._writer is not None:
+        if (writer := self._writer) is not None:
             for name in METRICS[3:]:
-                self._writer.add_scalar(f"epoch/{name}", row[name], row["epoch"])
+                writer.add_scalar(f"epoch/{name}", row[name], row["epoch"])
             if speed is not None:
-                self._writer.add_scalar("epoch/images_per_second", speed, row["epoch"])
-            self._writer.flush()
+                writer.add_scalar("epoch/images_per_second", speed, row["epoch"])
+            writer.flush()
 
     def step(self, number: int, **values: float) -> None:
         """One more step, the `number`-th."""
-        if self._writer is not None:
+        if (writer := self._writer) is not None:
             for name, value in values.items():
-                self._writer.add_scalar(f"step/{name}", value, number)
+                writer.add_scalar(f"step/{name}", value, number)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._made is not None:
+            self._made.close()
 
     def _write(self) -> None:
         if self.folder is not None:
             write_text(self.folder / "metrics.csv", _csv(METRICS, self.rows))
             write_text(self.folder / "timings.csv", _csv(TIMINGS, self.timings))
 
-    def _open(self, steps: int) -> None:
-        assert self.folder is not None
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            raise MissingExtraError("--tensorboard needs the package tensorboard: pip install 'phiscale[tensorboard]'") from None
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=steps)
+    @property
+    def _writer(self) -> Any:
+        """TensorBoard's, made when something is to be written: by then it is known from which step on."""
+        if self._made is None and self._new_writer is not None and self.folder is not None:
+            self._made = self._new_writer(str(self.folder / "tensorboard"), purge_step=self._void)
+        return self._made
+
+
+def _tensorboard() -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("--tensorboard needs the package tensorboard: pip install 'phiscale[tensorboard]'") from None
+    return SummaryWriter
 
 
 def peak_bytes() -> int:

@@ -46,6 +46,7 @@ Progress = Callable[[str, int, int], None]  # (what, done, total), total in imag
 Say = Callable[[str], None]  # one line for a person
 Judged = Callable[[int, float], None]  # (epochs done, validation top-1); may raise to end the training there
 CHECKPOINT_SECONDS = 300.0  # inside long epochs
+GRAPHS = 64  # sizes that are compiled; torch's own 8 are fewer than progressive stages in parts have
 RESPAWNS = 3  # times an epoch that reading processes are started again
 
 
@@ -239,7 +240,7 @@ class _Training:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.ema = Ema(self.network, self.recipe.ema_decay) if self.recipe.ema_decay else None
         forward: Any = _Forward(self.network)
-        self.model, self.optimizer = self.accelerator.prepare(torch.compile(forward) if self.compute.compile else forward, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(compiled(forward) if self.compute.compile else forward, optimizer)
 
     # --- an epoch --------------------------------------------------------------------------------
 
@@ -494,6 +495,15 @@ class _Training:
         self.epoch, self.step, self.sums, self.saved = saved["epoch"], saved["step"], saved["sums"], saved["number"]
         self.guard.first, self.guard.level = saved["guard"]
         self.log.go_on(saved["rows"], saved["timings"], self.epoch * self.steps + self.step)
+
+
+def compiled(module: nn.Module) -> Any:
+    """By torch.compile, with code of its own for every size of batch and image.
+
+    Code for several sizes at once would be taken or not by what was compiled before it, and a run that is gone on with begins elsewhere.
+    """
+    torch._dynamo.config.recompile_limit = GRAPHS
+    return torch.compile(module, dynamic=False)
 
 
 def make_accelerator(compute: Compute) -> Accelerator:

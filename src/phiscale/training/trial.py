@@ -13,7 +13,7 @@ from phiscale.kernels import accelerate, freeze_norms
 from phiscale.training.compute import Compute
 from phiscale.training.ema import Ema
 from phiscale.training.log import peak_bytes
-from phiscale.training.loop import make_accelerator, to_input
+from phiscale.training.loop import compiled, make_accelerator, to_input
 from phiscale.training.objective import Objective
 from phiscale.training.optim import make_optimizer
 from phiscale.training.recipe import Recipe
@@ -62,7 +62,7 @@ def take_steps(design: Design, batch: int, recipe: Recipe, compute: Compute, acc
         freeze_norms(network)
     optimizer = make_optimizer(recipe, network, rate=1e-6)
     ema = Ema(network, recipe.ema_decay) if recipe.ema_decay else None
-    made: Any = torch.compile(network) if compute.compile else network
+    made: Any = compiled(network) if compute.compile else network
     model, optimizer = accelerator.prepare(made, optimizer)
     network.train()
     for _ in range(2):
