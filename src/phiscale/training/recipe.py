@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal, assert_never, cast, get_args
+from functools import cache
+from typing import Any, Literal, assert_never, cast, get_args, get_origin, get_type_hints
 
 from phiscale.architecture.check import build, check, check_bool, check_int, check_one_of, check_real
 from phiscale.data.transform import Augment
@@ -15,6 +16,34 @@ Decays = Literal["all", "no_norms", "weights"]
 Shape = Literal["cosine", "staircase", "constant"]
 LossName = Literal["softmax", "bce"]
 Sampling = Literal["each", "balanced"]
+
+
+def within(low: float, high: float, default: float) -> Any:
+    """A field for numbers from `low` to `high`."""
+    return field(default=default, metadata={"limits": (low, high)})
+
+
+def check_fields(where: str, made: Any) -> None:
+    """SpecError, naming `where` and the field, where a value is not of its field's kind or not within its limits."""
+    for name, kind, limits in _kinds(type(made)):
+        value = getattr(made, name)
+        if kind is bool:
+            check_bool(where, name, value)
+        elif kind is int:
+            check_int(where, name, value, *limits)
+        elif kind is float:
+            check_real(where, name, value, *limits)
+        elif get_origin(kind) is Literal:
+            check_one_of(where, name, value, get_args(kind))
+        else:
+            what = "text" if kind is str else "a table"
+            check(where, ok=isinstance(value, kind), say=f"{name} must be {what}, got {value!r}")
+
+
+@cache
+def _kinds(made: type[Any]) -> tuple[tuple[str, Any, Any], ...]:
+    hints = get_type_hints(made)
+    return tuple((f.name, hints[f.name], f.metadata.get("limits")) for f in fields(made))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +58,14 @@ class Schedule:
     """
 
     name: Shape = "cosine"
-    warmup: float = 0.2
-    warmup_epochs: float = 0.0
-    start: float = 0.04
-    factor: float = 0.97
-    every: float = 2.4
+    warmup: float = within(0, 1, 0.2)
+    warmup_epochs: float = within(0, 1e5, 0.0)
+    start: float = within(0, 1, 0.04)
+    factor: float = within(1e-6, 1, 0.97)
+    every: float = within(1e-6, 1e5, 2.4)
 
     def __post_init__(self) -> None:
-        check_one_of("schedule", "name", self.name, get_args(Shape))
-        for name, low, high in (("warmup", 0, 1), ("warmup_epochs", 0, 1e5), ("start", 0, 1), ("factor", 1e-6, 1), ("every", 1e-6, 1e5)):
-            check_real("schedule", name, getattr(self, name), low, high)
+        check_fields("schedule", self)
 
     def rate(self, step: float, steps_an_epoch: int, epochs: int) -> float:
         """At a step (from 0), of `epochs` times `steps_an_epoch`.
@@ -85,21 +112,16 @@ class Loss:
     """
 
     name: LossName = "softmax"
-    label_smoothing: float = 0.1
-    focal: float = 0.0
+    label_smoothing: float = within(0, 0.999, 0.1)
+    focal: float = within(0, 20, 0.0)
     class_weights: bool = False
-    dropout_samples: int = 1
+    dropout_samples: int = within(1, 64, 1)
     distill: str = ""
-    distill_weight: float = 0.5
-    temperature: float = 2.0
+    distill_weight: float = within(0, 1, 0.5)
+    temperature: float = within(0.01, 100, 2.0)
 
     def __post_init__(self) -> None:
-        check_one_of("loss", "name", self.name, get_args(LossName))
-        for name, low, high in (("label_smoothing", 0, 0.999), ("focal", 0, 20), ("distill_weight", 0, 1), ("temperature", 0.01, 100)):
-            check_real("loss", name, getattr(self, name), low, high)
-        check_bool("loss", "class_weights", self.class_weights)
-        check_int("loss", "dropout_samples", self.dropout_samples, 1, 64)
-        check("loss", ok=isinstance(self.distill, str), say=f"distill must be text, got {self.distill!r}")
+        check_fields("loss", self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,13 +134,12 @@ class Mixing:
     Source: arXiv 1710.09412, 1905.04899.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    probability: float = 1.0
+    mixup: float = within(0, 100, 0.0)
+    cutmix: float = within(0, 100, 0.0)
+    probability: float = within(0, 1, 1.0)
 
     def __post_init__(self) -> None:
-        for name, high in (("mixup", 100), ("cutmix", 100), ("probability", 1)):
-            check_real("mixing", name, getattr(self, name), 0, high)
+        check_fields("mixing", self)
 
     def __bool__(self) -> bool:
         return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
@@ -133,18 +154,15 @@ class Progressive:
     Source: arXiv 2104.00298, section 4 and table 6.
     """
 
-    stages: int = 1
-    train_size: float = 1.0
-    magnitude: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    dropout: float = 0.0
+    stages: int = within(1, 100, 1)
+    train_size: float = within(0.05, 4, 1.0)
+    magnitude: float = within(0, 30, 0.0)
+    mixup: float = within(0, 100, 0.0)
+    cutmix: float = within(0, 100, 0.0)
+    dropout: float = within(0, 0.999, 0.0)
 
     def __post_init__(self) -> None:
-        check_int("progressive", "stages", self.stages, 1, 100)
-        limits = (("train_size", 0.05, 4), ("magnitude", 0, 30), ("mixup", 0, 100), ("cutmix", 0, 100), ("dropout", 0, 0.999))
-        for name, low, high in limits:
-            check_real("progressive", name, getattr(self, name), low, high)
+        check_fields("progressive", self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,14 +175,12 @@ class Adversary:
     Source: arXiv 1911.09665; the attack as in tingxueronghua/pytorch-classification-advprop.
     """
 
-    iterations: int = 0
-    epsilon: float = 1.0
-    step: float = 1.0
+    iterations: int = within(0, 100, 0)
+    epsilon: float = within(0, 255, 1.0)
+    step: float = within(0, 255, 1.0)
 
     def __post_init__(self) -> None:
-        check_int("adversary", "iterations", self.iterations, 0, 100)
-        check_real("adversary", "epsilon", self.epsilon, 0, 255)
-        check_real("adversary", "step", self.step, 0, 255)
+        check_fields("adversary", self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,14 +195,12 @@ class Pseudo:
     Source: arXiv 1911.04252, section 2 and 3.1.
     """
 
-    rounds: int = 0
-    confidence: float = 0.3
-    a_class: int = 0
+    rounds: int = within(0, 100, 0)
+    confidence: float = within(0, 1, 0.3)
+    a_class: int = within(0, 10**7, 0)
 
     def __post_init__(self) -> None:
-        check_int("pseudo", "rounds", self.rounds, 0, 100)
-        check_real("pseudo", "confidence", self.confidence, 0, 1)
-        check_int("pseudo", "a_class", self.a_class, 0, 10**7)
+        check_fields("pseudo", self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,28 +227,28 @@ class Recipe:
 
     name: str
     optimizer: Optimizer = "adamw"
-    epochs: int = 4
-    batch: int = 16
-    learning_rate: float = 1e-3
-    rate_batch: int = 0
-    body_rate: float = 0.3
-    layer_decay: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 0.02
+    epochs: int = within(0, 10**5, 4)
+    batch: int = within(1, 10**5, 16)
+    learning_rate: float = within(0, 100, 1e-3)
+    rate_batch: int = within(0, 10**6, 0)
+    body_rate: float = within(0, 1e3, 0.3)
+    layer_decay: float = within(0, 1, 1.0)
+    momentum: float = within(0, 0.9999, 0.9)
+    weight_decay: float = within(0, 1, 0.02)
     decays: Decays = "all"
-    ema_decay: float = 0.98
+    ema_decay: float = within(0, 0.99999, 0.98)
     from_random: bool = False
     probe: bool = True
     freeze_norms: bool = True
-    imitate: int = 0
+    imitate: int = within(0, 10**6, 0)
     adapt_norms: bool = False
-    frozen_stages: int = -1
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    bn_momentum: float = 0.01
-    clip: float = 0.0
-    patience: int = 0
-    train_size: float = 1.0
+    frozen_stages: int = within(-1, 64, -1)
+    dropout: float = within(0, 0.999, 0.0)
+    drop_path: float = within(0, 0.999, 0.0)
+    bn_momentum: float = within(0, 1, 0.01)
+    clip: float = within(0, 1e6, 0.0)
+    patience: int = within(0, 10**5, 0)
+    train_size: float = within(0.05, 4, 1.0)
     sampling: Sampling = "each"
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
@@ -245,38 +259,8 @@ class Recipe:
     pseudo: Pseudo = field(default_factory=Pseudo)
 
     def __post_init__(self) -> None:
-        check("recipe", ok=isinstance(self.name, str) and bool(self.name), say=f"name must be text, got {self.name!r}")
-        for name, low, high in (
-            ("epochs", 0, 10**5),
-            ("batch", 1, 10**5),
-            ("rate_batch", 0, 10**6),
-            ("frozen_stages", -1, 64),
-            ("patience", 0, 10**5),
-            ("imitate", 0, 10**6),
-        ):
-            check_int("recipe", name, getattr(self, name), low, high)
-        limits = (
-            ("learning_rate", 0, 100),
-            ("body_rate", 0, 1e3),
-            ("layer_decay", 0, 1),
-            ("momentum", 0, 0.9999),
-            ("weight_decay", 0, 1),
-            ("ema_decay", 0, 0.99999),
-            ("dropout", 0, 0.999),
-            ("drop_path", 0, 0.999),
-            ("bn_momentum", 0, 1),
-            ("clip", 0, 1e6),
-            ("train_size", 0.05, 4),
-        )
-        for name, low, high in limits:
-            check_real("recipe", name, getattr(self, name), low, high)
-        for name in ("from_random", "probe", "freeze_norms", "adapt_norms"):
-            check_bool("recipe", name, getattr(self, name))
-        check_one_of("recipe", "optimizer", self.optimizer, get_args(Optimizer))
-        check_one_of("recipe", "decays", self.decays, get_args(Decays))
-        check_one_of("recipe", "sampling", self.sampling, get_args(Sampling))
-        for name, kind in PARTS.items():
-            check("recipe", ok=isinstance(getattr(self, name), kind), say=f"{name} must be a table, got {getattr(self, name)!r}")
+        check_fields("recipe", self)
+        check("recipe", ok=bool(self.name), say="name must be text, got ''")
         if self.epochs == 0 and not self.probe:
             raise SpecError("recipe: 0 epochs and no probe would train nothing; raise epochs")
         if self.adversary.iterations and self.freeze_norms:
