@@ -55,6 +55,9 @@ def test_it_learns_and_says_so_everywhere(run: Run, listed: Path) -> None:
     page = (run.folder / "report.html").read_text()
     assert "mean average precision on" in page
     assert "Class by class" in page
+    wrong = round((1 - told["exact"]) * told["n"])
+    assert page.count("data:image/jpeg") == min(wrong, 18)
+    assert ("whose own labels it gave least" in page) == (wrong > 0)
     assert "mean average precision" in (run.folder / "README.md").read_text()
     again = evaluate(run.folder, listed, split="val").to_dict()
     for name in ("mean_ap", "micro_f1", "exact", "top1", "loss", "ece"):

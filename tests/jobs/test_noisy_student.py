@@ -67,7 +67,7 @@ def test_a_class_that_the_teacher_never_finds_stays_empty() -> None:
 
 def test_a_table_of_labels_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
     shares = torch.rand(5, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
-    labels = PseudoLabels(files=tuple(tmp_path / f"{n}, odd.png" for n in range(5)), times=(1, 2, 1, 3, 1), shares=shares, seen=9)
+    labels = PseudoLabels(files=tuple(tmp_path / f"{n}, odd.png" for n in range(5)), times=(1, 2, 0, 3, 1), shares=shares)
     write(tmp_path / TABLE, labels, ("a", "b,c", "d"))
     back = read(tmp_path / TABLE, ("a", "b,c", "d"))
     assert (back.files, back.times) == (labels.files, labels.times)
@@ -78,9 +78,8 @@ def test_a_table_of_labels_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_students_learn_labels_as_they_are_and_pseudo_labels_as_shares(stripes: Path, tmp_path: Path) -> None:
     found = find_images(stripes)
-    labels = PseudoLabels(
-        files=(tmp_path / "x.png", tmp_path / "y.png"), times=(2, 1), shares=torch.tensor([[0.8, 0.2], [0.1, 0.9]]), seen=2
-    )
+    files = tuple(tmp_path / f"{name}.png" for name in ("x", "y", "unsure"))
+    labels = PseudoLabels(files=files, times=(2, 1, 0), shares=torch.tensor([[0.8, 0.2], [0.1, 0.9], [0.5, 0.5]]))
     more = with_labels(found, labels)
     items = more.splits["train"]
     assert items[:32] == found.splits["train"]
@@ -113,7 +112,9 @@ def test_noisy_student_trains_teacher_and_students_and_resumes(stripes: Path, un
     assert not (run / "teacher" / "teacher" / TABLE).exists()
     assert 'policy = "rand"' in (run / "teacher" / "recipe.toml").read_text()
     assert 'policy = "rand"' not in (run / "teacher" / "teacher" / "recipe.toml").read_text()
-    rows = list(csv.DictReader((run / TABLE).read_text().splitlines()))
+    everything = list(csv.DictReader((run / TABLE).read_text().splitlines()))
+    assert len(everything) == 28
+    rows = [row for row in everything if row["times"] != "0"]
     names = [Path(row["path"]).name for row in rows]
     assert names
     assert "broken.png" not in names
@@ -121,6 +122,12 @@ def test_noisy_student_trains_teacher_and_students_and_resumes(stripes: Path, un
     assert sum(right) / len(right) >= 0.9
     counted = {c: sum(int(row["times"]) for row in rows if float(row[f"p_{c}"]) > 0.5) for c in ("across", "down")}
     assert counted["across"] == counted["down"] > 0
+    told = json.loads((run / "run.json").read_text())["pseudo_labels"]
+    assert told["teacher"] == "teacher"
+    assert told["teacher_result"]["top1"] == json.loads((run / "teacher" / "run.json").read_text())["result"]["top1"]
+    assert {name: row["taken"] for name, row in told["classes"].items()} == counted
+    assert sum(row["images"] for row in told["classes"].values()) == len(rows)
+    assert sum(row["seen"] for row in told["classes"].values()) == 28
     assert json.loads((run / "run.json").read_text())["result"]["top1"] >= 0.8
 
     from phiscale.training import loop

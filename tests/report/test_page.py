@@ -150,6 +150,44 @@ def test_a_picture_that_is_gone_leaves_its_words(make_run: MakeRun, tiny_images:
     assert "<img" in text
 
 
+def test_mistakes_of_several_labels_are_shown_the_worst_missed_first(make_run: MakeRun, tiny_images: list[Path]) -> None:
+    folder = make_run(labels=("ants", "bees", "sky"), output={"multi_label": True, "threshold": 0.5, "temperature": 1.0})
+    rows = [
+        ("val", str(tiny_images[0]), "ants|sky", "ants|sky", 0.9, 0.8),
+        ("val", str(tiny_images[1]), "ants|sky", "ants", 0.9, 0.31),
+        ("val", str(tiny_images[2]), "", "bees", 0.7, 1.0),
+        ("val", str(tiny_images[3]), "bees", "", 0.3, 0.02),
+    ]
+    write_csv(folder / "predictions.csv", ("split", "path", "label", "predicted", "confidence", "p_label"), rows)
+    text = page_of(folder)
+    assert "Of 3 of 4 validation images it doesn't say exactly the labels" in words(text)
+    gallery = words(text[text.index('<ul class="gallery">') : text.index("</ul>", text.index('<ul class="gallery">'))])
+    said = ["said none of them is bees gave it 2%", "said ants is ants, sky gave one of them 31%", "said bees is none of them"]
+    places = [gallery.index(line) for line in said]
+    assert places == sorted(places)
+    assert text.count("data:image/jpeg;base64,") == 3
+    assert "taken for none of them" in text
+
+
+def test_pseudo_labels_are_counted_by_class(make_run: MakeRun) -> None:
+    told = {
+        "source": "more",
+        "teacher": "teacher",
+        "teacher_network": "tiny",
+        "teacher_result": {"top1": 0.9, "split": "val"},
+        "classes": {"ants": {"seen": 1200, "images": 40, "taken": 40}, "bees": {"seen": 25, "images": 20, "taken": 40}},
+    }
+    folder = make_run(pseudo_labels=told)
+    (folder / "recipe.toml").write_text("[pseudo]\nconfidence = 0.3\n")
+    said = words(page_of(folder))
+    assert "Its teacher, tiny (teacher, 90.0% right on validation), looked at 1,225 images in more." in said
+    assert "learned from 60 of them" in said
+    assert "less sure of than 30%" in said
+    assert "ants 1,200 40 40 bees 25 20 40 all 1,225 60 80" in said
+    for broken in ({"classes": {"ants": {"seen": "many"}}}, {"classes": 3}, "none"):
+        assert "without labels" not in words(page_of(make_run(pseudo_labels=broken, name=str(len(str(broken))))))
+
+
 def test_pictures_of_a_few_pixels_keep_them(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "digit.png")
     Image.new("RGB", (800, 400), (200, 10, 10)).save(tmp_path / "photo.jpg")

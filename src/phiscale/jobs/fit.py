@@ -66,6 +66,7 @@ from phiscale.weights.models import Loaded, load_weights
 from phiscale.weights.store import save_model
 
 AFTERWARDS = 10.0  # seconds that --minutes leaves for the bundle and the report: seen 4 to 8 here
+TEACHER = "teacher"  # inside a student's folder: the run that was trained first
 FLIP_HURTS = ("digits",)  # sets in which a mirror image is another thing
 SOURCE = "source"  # of `--distill`: the network that inherited weights came from
 IMITATED = 120  # steps of it, unless `imitate` says otherwise: what one trial was best served by (docs/recipes.md)
@@ -304,6 +305,8 @@ class _Fit:
             found, cache = open_images(with_labels(found, labels), preprocess=preprocess)
             self.check_same(found)
             targets = pseudo_targets(found.splits["train"], labels, len(found.classes))
+            if self.processes.main:
+                self.about["pseudo_labels"] = self.about_pseudo_labels(labels, recipe, found)
             self.clock("teacher")
         outcome = train(
             network, found, recipe=recipe, compute=self.compute, preprocess=preprocess, folder=self.folder, seed=self.asked.seed,
@@ -561,17 +564,36 @@ class _Fit:
                 teacher, files, classes=found.classes, how=recipe.pseudo, processes=self.processes,
                 progress=lambda done, total: self.watch.progress("labelling", done, total),
             )  # fmt: skip
-            self.watch.say(f"the teacher {teacher} is sure of {len(labels.files)} of {labels.seen} images without labels")
+            sure = sum(times > 0 for times in labels.times)
+            self.watch.say(f"the teacher {teacher} is sure of {sure} of {len(labels.files)} images without labels")
             if self.processes.main:
                 write(table, labels, found.classes)
         return self.processes.decide(lambda: read(table, found.classes))
 
+    def about_pseudo_labels(self, labels: PseudoLabels, recipe: Recipe, found: ImageSet) -> dict[str, Any]:
+        """What run.json says of them."""
+        given = self.given_teacher(recipe)
+        folder = given or self.folder / TEACHER
+        taught = Run(folder).about if (folder / RUN).is_file() else {}  # a named one may have gone since
+        return {
+            "source": self.asked.unlabelled,
+            "teacher": str(given) if given else TEACHER,
+            "teacher_network": taught.get("network"),
+            "teacher_result": taught.get("result"),
+            "classes": labels.counts(found.classes),
+        }
+
+    def given_teacher(self, recipe: Recipe) -> Path | None:
+        """The finished run that was named as the teacher, where one was; only the first student's."""
+        name = self.asked.teacher
+        return Path(name) if recipe.pseudo.rounds == 1 and name is not None and (Path(name) / RUN).is_file() else None
+
     def teacher(self, recipe: Recipe) -> Path:
         """The run whose labels this student learns from: one that was named, or one inside this folder, trained first."""
+        if given := self.processes.decide(lambda: self.given_teacher(recipe)):
+            return given
         first, named_one = recipe.pseudo.rounds == 1, self.asked.teacher
-        if first and named_one is not None and self.processes.decide((Path(named_one) / RUN).is_file):
-            return Path(named_one)
-        folder, watch = self.folder / "teacher", _Nested(self.watch, "teacher: ")
+        folder, watch = self.folder / TEACHER, _Nested(self.watch, "teacher: ")
         if self.processes.decide((folder / RUN).is_file):
             return resume(folder, workers=self.asked.workers, watch=watch).folder
         network = named_one if first and named_one is not None else str(self.folder / DESIGN)

@@ -23,17 +23,24 @@ from phiscale.training.processes import Processes
 from phiscale.training.recipe import Pseudo
 from phiscale.training.teacher import load_teacher
 
-TABLE = "pseudo_labels.csv"  # path, how often it is taken, then a probability a class
+TABLE = "pseudo_labels.csv"  # of every image: path, how often it is taken, then a probability a class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PseudoLabels:
-    """Images, how often each is taken, and the teacher's probabilities (n, classes); `seen` images were looked at in all."""
+    """All images without labels, how often each is taken (perhaps not at all), and the teacher's probabilities (n, classes)."""
 
     files: tuple[Path, ...]
     times: tuple[int, ...]
     shares: Tensor
-    seen: int
+
+    def counts(self, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Of each class that the teacher names: images looked at, images taken, and how often these are taken in all."""
+        out = {name: {"seen": 0, "images": 0, "taken": 0} for name in classes}
+        for best, times in zip(self.shares.argmax(1).tolist(), self.times, strict=True):
+            row = out[classes[best]]
+            row["seen"], row["images"], row["taken"] = row["seen"] + 1, row["images"] + (times > 0), row["taken"] + times
+        return out
 
 
 def unlabelled_files(folder: Path, labelled: ImageSet) -> list[Path]:
@@ -55,7 +62,7 @@ def label(
     teacher: Path, files: Sequence[Path], *, classes: Sequence[str], how: Pseudo, processes: Processes, batch: int = 16,
     progress: Progress | None = None,
 ) -> PseudoLabels:  # fmt: skip
-    """What the run `teacher` says of `files`, preprocessed as in evaluation, of those it is sure of, balanced. DataError if of none."""
+    """What the run `teacher` says of `files`, preprocessed as in evaluation; taken are those it is sure of, balanced. DataError if none."""
     own = processes.decide(lambda: load_teacher(teacher, classes=classes))
     everything = ImageSet(root=teacher, classes=("",), splits={"train": tuple(Item(path, 0) for path in files)})
     found, _ = open_images(everything, preprocess=own.preprocess, max_bytes=0)
@@ -73,11 +80,7 @@ def label(
     times = balanced(shares, how)
     if not any(times):
         raise DataError(f"the teacher {teacher} is surer than {how.confidence:g} of none of {len(items)} images; lower --confidence")
-    taken = [index for index, often in enumerate(times) if often]
-    return PseudoLabels(
-        files=tuple(items[index].path for index in taken), times=tuple(times[index] for index in taken), shares=shares[taken],
-        seen=len(items),
-    )  # fmt: skip
+    return PseudoLabels(files=tuple(item.path for item in items), times=tuple(times), shares=shares)
 
 
 def balanced(shares: Tensor, how: Pseudo) -> list[int]:
@@ -117,7 +120,7 @@ def read(path: Path, classes: Sequence[str]) -> PseudoLabels:
         if header != ["path", "times", *(f"p_{name}" for name in classes)]:
             raise ValueError
         shares = torch.tensor([[float(value) for value in row[2:]] for row in rows])
-        return PseudoLabels(files=tuple(Path(row[0]) for row in rows), times=tuple(int(row[1]) for row in rows), shares=shares, seen=0)
+        return PseudoLabels(files=tuple(Path(row[0]) for row in rows), times=tuple(int(row[1]) for row in rows), shares=shares)
     except (OSError, ValueError, IndexError):
         raise RunError(f"{path} is no table of pseudo-labels for these classes; remove it, and go on with --resume") from None
 

@@ -166,9 +166,10 @@ def latency_ms(speed: Mapping[str, Any]) -> float | None:
 def _report(files: RunFiles) -> dict[str, Any]:
     split = files.split
     multi_label = bool(files.said("output", "multi_label"))  # whose rows name sets of classes: run.json has the figures
-    looked_at = [row for row in files.predictions if row.split == split and not multi_label]
+    rows = [row for row in files.predictions if row.split == split]
+    looked_at = [] if multi_label else rows
     counted = scores(looked_at, files.labels)
-    wrong = sorted((row for row in looked_at if row.label != row.predicted), key=lambda row: (-_or_zero(row.confidence), row.path))
+    wrong = sorted((row for row in rows if row.label != row.predicted), key=_worst_missed if multi_label else _surest)
     asked = str(files.said("asked", "budget") or files.design.origin.budget or "")
     budget = read_budget(asked)
     bundle = str(files.folder / "bundle")
@@ -186,6 +187,10 @@ def _report(files: RunFiles) -> dict[str, Any]:
         "charts": _curves(files.epochs, files.said("result")),
         "reliability": reliability("reliability", bins=counted.bins) if counted and counted.bins else None,
         "mistakes": mistakes,
+        "seen": len(rows),
+        "wrong": len(wrong),
+        "multi_label": multi_label,
+        "pseudo": pseudo_rows(files),
         "pictured": any(picture for _, picture in mistakes),
         "worst": sorted(counted.classes, key=lambda c: (c.recall is None, c.recall, -c.support)) if counted else [],
         "matrix": _matrix(looked_at, [c.label for c in counted.classes]) if counted and len(counted.classes) <= MATRIX_CLASSES else None,
@@ -212,6 +217,37 @@ def _average_precision(files: RunFiles) -> list[tuple[str, float | None]]:
     if not isinstance(told, list) or len(told) != len(files.labels):
         return []
     return sorted(zip(files.labels, told, strict=True), key=lambda row: (row[1] is None, row[1] or 0.0, row[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PseudoRow:
+    """Images without labels that the teacher took for a class: all of them, those it was sure enough of, and how often these count."""
+
+    label: str
+    seen: int
+    images: int
+    taken: int
+
+
+def pseudo_rows(files: RunFiles) -> tuple[PseudoRow, ...]:
+    """Of each class, then of all together; empty for a run without pseudo-labels."""
+    told = files.said("pseudo_labels", "classes")
+    counts = ("seen", "images", "taken")
+    rows: list[PseudoRow] = []
+    for label, row in told.items() if isinstance(told, Mapping) else ():
+        if isinstance(row, Mapping) and all(isinstance(row.get(name), int) for name in counts):
+            rows.append(PseudoRow(label=str(label), **{name: row[name] for name in counts}))
+    total = {name: sum(getattr(row, name) for row in rows) for name in counts}
+    return (*rows, PseudoRow(label="all", **total)) if rows else ()
+
+
+def _surest(row: Prediction) -> tuple[float, str]:
+    return -_or_zero(row.confidence), row.path
+
+
+def _worst_missed(row: Prediction) -> tuple[float, float, str]:
+    """Of several labels: first the images one of whose own was given least."""
+    return _or_zero(row.p_label), -_or_zero(row.confidence), row.path
 
 
 def _or_zero(value: float) -> float:
@@ -308,8 +344,8 @@ def _environment() -> Environment:
 
 
 def formats() -> dict[str, Callable[..., str]]:
-    """How templates write numbers; anything that is none becomes a dash."""
-    return {"amount": _amount, "percent": _share, "fixed": _fixed, "commas": _commas, "plain": _plain, "spelt": _spelt}
+    """How templates write numbers (anything that is none becomes a dash) and labels."""
+    return {"named": _named, "amount": _amount, "percent": _share, "fixed": _fixed, "commas": _commas, "plain": _plain, "spelt": _spelt}
 
 
 def shown(value: Any) -> Any:
@@ -343,6 +379,11 @@ def _fixed(value: Any, digits: int = 3) -> str:
 
 def _commas(value: Any) -> str:
     return f"{value:,}" if _is_number(value) else "–"
+
+
+def _named(labels: Any) -> str:
+    """Labels of an image as predictions.csv joins them."""
+    return str(labels).replace("|", ", ") or "none of them"
 
 
 def _spelt(split: Any) -> Any:
