@@ -14,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from phiscale.cli import main
 from phiscale.data.find import find_images, find_labelled
 from phiscale.data.named import SETS, named_folder
 from phiscale.errors import ArgumentError, DataError
+from tiny import TINY
 
 datasets = pytest.importorskip("torchvision.datasets")
 CHANCE = np.random.default_rng(0)
@@ -251,6 +253,26 @@ def test_offline_the_files_and_their_place_are_named(root: Path, name: str) -> N
     assert all(archive in said for archive in SETS[name].archives)
     assert caught.value.exit_status == 1
     assert not [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_the_command_says_what_is_missing_and_trains_when_it_is_there(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hasty: None
+) -> None:
+    pytest.importorskip("scipy.io")
+    (tmp_path / "tiny.toml").write_text(TINY.to_toml(), encoding="utf-8")
+    words = ["--network", str(tmp_path / "tiny.toml"), "--weights", "none", "--epochs", "1", "--batch", "2", "--threads", "1"]
+    command = ["fit", "flowers102", *words, "-o", str(tmp_path / "run")]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert f"Put these into {root / 'flowers-102'}, as they are, and run the same command again:\n  https://www.robots" in said
+    assert not (tmp_path / "run").exists()
+    flowers(root, monkeypatch)
+    assert main(command) == 0
+    assert "of 6 test images" in capsys.readouterr().out
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["data"]["counts"] == {"train": 4, "val": 2, "test": 6}
+    assert main(["evaluate", str(tmp_path / "run"), "flowers102", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == about["test"]["top1"]
 
 
 def test_a_name_that_is_nearly_right_is_told(root: Path) -> None:
