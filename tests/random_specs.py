@@ -21,18 +21,20 @@ def stages(draw: st.DrawFn) -> Stage:
         "separable": st.just(1),
         "bottleneck": st.sampled_from((0.25, 0.5, 1)),
     }[kind]
+    ratio, se = draw(expand), draw(st.sampled_from((0.0, 0.1, 0.25, 1.0)))
     return Stage(
         kind=kind,
         depth=draw(st.integers(1, 3)),
         width=draw(WIDTHS),
         kernel=draw(KERNELS),
         stride=draw(st.integers(1, 3)),
-        expand=draw(expand),
-        se=draw(st.sampled_from((0.0, 0.1, 0.25, 1.0))),
+        expand=ratio,
+        se=se,
         skip=draw(st.booleans()),
         activation=draw(st.none() | ACTIVATIONS),
         experts=draw(st.sampled_from((0, 0, 3))) if kind == "mbconv" else 0,
         shortcut=draw(st.sampled_from(("conv", "pool"))) if kind == "bottleneck" else "conv",
+        split=draw(st.booleans()) if kind == "fused" and ratio == 1 and not se else False,
     )
 
 

@@ -75,6 +75,7 @@ WRONG = {
     "skip as a number": (changed("skip = true", "skip = 1"), "stage 1: skip must be true or false"),
     "kind": (changed('"mbconv"', '"mbkonv"'), "stage 1: kind must be one of mbconv, fused"),
     "experts": (changed('"mbconv"', '"fused"').replace("experts = 0", "experts = 4", 1), "stage 1: only mbconv has experts, got 4"),
+    "split": (changed("split = false", "split = true"), "stage 1: split is of a fused stage with expand 1 and no squeeze-excite"),
     "shortcut": (changed('shortcut = "conv"', 'shortcut = "pool"'), "stage 1: only a bottleneck has a pooled shortcut, got mbconv"),
     "activation": (changed('"silu"', '"swish"'), "network: activation must be one of silu"),
     "padding": (changed('padding = "same"', 'padding = "valid"'), "network: padding must be one of same"),

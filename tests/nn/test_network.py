@@ -21,6 +21,7 @@ SPEC = NetworkSpec(
         Stage(kind="mbconv", depth=2, width=16, kernel=5, stride=2, expand=4, se=0.25),
         Stage(kind="fused", depth=2, width=24, kernel=3, expand=2, se=0.25),
         Stage(kind="separable", depth=2, width=24, kernel=3, se=0.25),
+        Stage(kind="fused", depth=1, width=24, kernel=3),
         Stage(kind="bottleneck", depth=2, width=32, kernel=3, stride=2, expand=0.25, se=0.25),
     ),
     head_width=40,
@@ -63,8 +64,14 @@ STAGE_CHANGES: dict[str, Any] = {
     "skip": False,
     "experts": 2,
     "shortcut": "pool",
+    "split": True,
 }
-MEANT_FOR = {"experts": ("mbconv",), "shortcut": ("bottleneck",), "expand": ("mbconv", "fused", "bottleneck")}
+MEANT_FOR = {
+    "experts": lambda stage: stage.kind == "mbconv",
+    "shortcut": lambda stage: stage.kind == "bottleneck",
+    "expand": lambda stage: stage.kind != "separable",
+    "split": lambda stage: stage.kind == "fused" and stage.expand == 1,
+}
 
 
 def with_change(spec: NetworkSpec, name: str, value: Any) -> NetworkSpec:
@@ -84,7 +91,7 @@ CASES |= {
     f"{number}.{field}": (f"{number}.{field}", value)
     for number, stage in enumerate(SPEC.stages)
     for field, value in STAGE_CHANGES.items()
-    if stage.kind in MEANT_FOR.get(field, (stage.kind,))
+    if MEANT_FOR.get(field, bool)(stage)
 }
 
 

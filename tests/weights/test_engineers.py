@@ -169,7 +169,9 @@ def residual(shortcut: str) -> NetworkSpec:
     return NetworkSpec(stages=(stage, stage), stem=Stem(widths=(8,), pool=True), head_width=0, num_classes=5)
 
 
+MIXED = replace(TINY, stages=(TINY.stages[0], replace(TINY.stages[1], experts=3), TINY.stages[2]))
 TRACED = {
+    "mixed": MIXED,
     "same": TINY,
     "symmetric": replace(TINY, padding="symmetric"),
     "residual, same": residual("conv"),
@@ -216,7 +218,8 @@ def test_traces(images, model):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated; sizes become constants
         traced = torch.jit.trace(model, images)
-        torch.testing.assert_close(traced(images), model(images))
+        for other in (images, images[:1], torch.cat([images, images])):
+            torch.testing.assert_close(traced(other), model(other))
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from torch import nn
 
 from phiscale.architecture.catalog import design, rows
 from phiscale.nn import Network
+from phiscale.weights import records
 from phiscale.weights.dialects import DIALECTS, as_filed, key_map, recognise, to_dialect, to_own
 from phiscale.weights.numerics import TF, TF_PORT, TORCH, Numerics
 
@@ -64,6 +65,17 @@ def peers() -> list[tuple[str, str, str, Numerics]]:
     found += [("timm", "mnasnet_100", "mnasnet_b1", TORCH), ("timm", "semnasnet_100", "mnasnet_a1", TORCH)]
     found += [("geffnet", name, ours, TORCH) for name, ours in (("mobilenetv2_100", "mobilenet_v2"), ("mnasnet_b1", "mnasnet_b1"))]
     found += [("geffnet", "mnasnet_a1", "mnasnet_a1", TORCH)]
+    found += [("timm", f"efficientnet_{name}_pruned", f"efficientnet_{name}_pruned", TF) for name in ("b1", "b2", "b3")]
+    found += [("timm", f"efficientnetv2_rw_{size}", f"efficientnetv2_rw_{size}", TORCH) for size in "tsm"]
+    found += [("timm", "test_efficientnet", "efficientnet_test", TORCH)]
+    found += [("timm", "mobilenetv1_100h", "mobilenet_v1_h", TORCH), ("timm", "mobilenetv1_125", "mobilenet_v1_w125", TORCH)]
+    found += [("timm", f"mobilenetv2_{width}", f"mobilenet_v2_w{width}", TORCH) for width in ("050", "110d", "120d", "140")]
+    found += [("timm", "semnasnet_075", "mnasnet_a1_w075", TORCH), ("timm", "mnasnet_small", "mnasnet_small", TORCH)]
+    found += [("timm", f"mnasnet_{width}", f"mnasnet_b1_w{width}", TORCH) for width in ("050", "075")]
+    found += [
+        ("torchvision", f"mnasnet{a}_{b}", f"mnasnet_b1_w{w}", TORCH)
+        for a, b, w in (("0", "5", "050"), ("0", "75", "075"), ("1", "3", "130"))
+    ]
     found += [("timm", "resnet50d", "xresnet50", TORCH)]
     found += [("timm", name, name, TORCH) for name in ("seresnet50", "resnet50", "resnet101", "resnet152", "wide_resnet50_2")]
     found += [("torchvision", "mobilenet_v2", "mobilenet_v2", TORCH), ("torchvision", "mnasnet1_0", "mnasnet_b1", TORCH)]
@@ -120,7 +132,9 @@ def test_a_peer_answers_the_same_under_its_names(package, theirs, ours, numerics
     peer = shaken_peer(package, theirs)
     state = peer.state_dict()
     dialect = recognise(frozenset(state))
-    others = {"mobilenet_v2": "torchvision_mobilenet", "mnasnet1_0": "torchvision_mnasnet"}
+    others = {"mobilenet_v2": "torchvision_mobilenet"}
+    if package == "torchvision" and theirs.startswith("mnasnet"):
+        others[theirs] = "torchvision_mnasnet"
     by_package = {"geffnet": "timm", "efficientnet_lite_pytorch": "efficientnet_pytorch"}
     assert dialect.name == ("resnet" if "resnet" in theirs else others.get(theirs) or by_package.get(package, package))
     spec = with_numerics(ours, numerics)
@@ -163,6 +177,20 @@ def test_the_largest_has_the_same_keys_and_shapes(package, theirs):
     dialect = recognise(frozenset(state))
     own = to_own(state, spec, dialect)
     assert {key_map(spec, dialect)[key] for key in own} == set(state)
+
+
+def test_the_records_of_timms_files_have_the_numerics_that_its_networks_compute_with():
+    """The registry's facts, held to the networks that answer alike above: a wrong one would load, and answer wrongly."""
+    built = {(theirs, ours): numerics for package, theirs, ours, numerics in peers() if package == "timm"}
+    built |= {(theirs, "efficientnet_l2"): TF if theirs.startswith("tf_") else TORCH for _, theirs in LARGEST}
+    # timm has two more that are others' shapes with some weights at zero
+    built |= {(f"efficientnet_e{size}_pruned", f"efficientnet_edgetpu_{size}"): TORCH for size in "sl"}
+    wrong = []
+    for record in records():
+        source, _, rest = record.name.partition("/")
+        if source == "timm" and record.network and built.get((rest.partition(".")[0], record.network)) != record.numerics:
+            wrong.append(record.name)
+    assert wrong == []
 
 
 BUILT = {ours for _, _, ours, _ in peers()} | {"efficientnet_l2"}

@@ -92,8 +92,9 @@ def write(spec: NetworkSpec) -> list[str]:
     made: list[str] = []
     w_in = spec.stem.widths[-1]
     for number, stage in enumerate(spec.stages, 1):
-        if stage.kind not in ("mbconv", "fused") or stage.activation is not None:
-            what = stage.kind if stage.activation is None else f"an activation of its own ({stage.activation})"
+        if stage.kind not in ("mbconv", "fused") or stage.activation is not None or stage.split:
+            what = f"an activation of its own ({stage.activation})" if stage.activation is not None else stage.kind
+            what = "a fused block in two convolutions at expand 1" if stage.split else what
             raise SpecError(f"stage {number}: block strings have no word for {what}; write a .toml instead")
         parts = [f"r{stage.depth}", f"k{stage.kernel}", f"s{stage.stride}{stage.stride}", f"e{stage.expand!r}".removesuffix(".0")]
         parts += [f"i{w_in}", f"o{stage.width}"]

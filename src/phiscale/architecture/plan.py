@@ -28,6 +28,7 @@ class Block:
     activation: Activation
     experts: int = 0  # of CondConv; 0 = plain convolutions
     pools: bool = False  # a bottleneck's shortcut averages before its convolution, which then has stride 1
+    split: bool = False  # a fused block has its 1x1 convolution, though it doesn't widen
 
     @property
     def name(self) -> str:
@@ -36,8 +37,8 @@ class Block:
 
     @property
     def expands(self) -> bool:
-        """Whether there is a first convolution that widens (mbconv, fused); a ratio of 1 leaves it out, but for a fused SE block."""
-        return self.w_mid != self.w_in or (self.kind == "fused" and self.w_se > 0)
+        """Whether there is a first convolution that widens (mbconv, fused); a ratio of 1 leaves it out, but for fused with SE or split."""
+        return self.w_mid != self.w_in or (self.kind == "fused" and (self.w_se > 0 or self.split))
 
     @property
     def projects(self) -> bool:
@@ -119,13 +120,15 @@ def _block(spec: NetworkSpec, number: int, position: int, *, index: int) -> Bloc
         w_in=w_in,
         w_mid=w_mid,
         w_out=stage.width,
-        w_se=max(1, int(se_of * stage.se)) if stage.se else 0,
+        # a hair below a whole number is that number: 35 * (10 / 35)
+        w_se=max(1, int(se_of * stage.se + 1e-9)) if stage.se else 0,
         kernel=stage.kernel,
         stride=stride,
         skips=skips,
         activation=stage.activation or spec.activation,
         experts=stage.experts,
         pools=skips and stage.shortcut == "pool" and stride > 1,
+        split=stage.split,
     )
 
 

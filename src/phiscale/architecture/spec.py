@@ -51,12 +51,13 @@ class Stage:
     """`depth` blocks of one kind and `width` output channels; the first has the `stride`.
 
     expand  mbconv, fused: inner width over input width; bottleneck: inner width over output width; separable: unused (1)
-            (fused with 1: a single convolution, unless squeeze-excite stands between two)
+            (fused with 1: a single convolution, unless squeeze-excite stands between two, or `split`)
     se      squeeze-excite width over block input width (bottleneck: over output width); 0 = none
     skip    whether blocks of equal input and output are residual
     experts   mbconv: CondConv, each convolution a mixture of so many, chosen by each image's own routing; 0 = plain
     activation  where it is not the network's
     shortcut  bottleneck: how the shortcut of a strided block strides: its 1x1 convolution, or an average pool before it
+    split   fused with expand 1: two convolutions all the same, kxk and 1x1 (timm's V2-RW)
     """
 
     kind: Kind
@@ -70,6 +71,7 @@ class Stage:
     experts: int = 0
     activation: Activation | None = None
     shortcut: Shortcut = "conv"
+    split: bool = False
 
     def __post_init__(self) -> None:
         where = "stage"  # whoever reads it from a file knows its number
@@ -85,10 +87,13 @@ class Stage:
         if self.activation is not None:
             check_one_of(where, "activation", self.activation, get_args(Activation))
         check_one_of(where, "shortcut", self.shortcut, get_args(Shortcut))
+        check_bool(where, "split", self.split)
         # what has no effect is no fact
         check(where, ok=self.kind == "mbconv" or not self.experts, say=f"only mbconv has experts, got {self.experts!r} in {self.kind}")
         pools = self.shortcut == "pool"
         check(where, ok=self.kind == "bottleneck" or not pools, say=f"only a bottleneck has a pooled shortcut, got {self.kind}")
+        one = self.kind == "fused" and self.expand == 1 and not self.se
+        check(where, ok=one or not self.split, say="split is of a fused stage with expand 1 and no squeeze-excite; others have two anyway")
         check(where, ok=self.kind != "separable" or self.expand == 1, say=f"a separable block has no expand, got {self.expand!r}")
 
 

@@ -65,7 +65,7 @@ class Conv2d(nn.Conv2d):
 class CondConv2d(nn.Module):
     """A convolution mixed from `experts` for each image: (B, w_in, H, W), (B, experts) -> (B, w_out, H', W').
 
-    Source: arXiv 1904.04971.
+    Pointwise at stride 1, or depthwise: what an MBConv has.   Source: arXiv 1904.04971.
     """
 
     def __init__(self, w_in: int, w_out: int, kernel: int, stride: int, groups: int, padding: Padding, experts: int) -> None:
@@ -87,13 +87,21 @@ class CondConv2d(nn.Module):
         return self
 
     def forward(self, x: Tensor, routing: Tensor) -> Tensor:
-        _, w_out, _, kernel, _ = self.weight.shape
+        experts, w_out, per_group, kernel, _ = self.weight.shape
+        if kernel == self.groups == 1:
+            weight = (routing @ self.weight.flatten(1)).unflatten(1, (w_out, per_group))
+            return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
         reach = self.dilation * (kernel - 1)
         edge = reach // 2
         if self.padding == "same" or kernel % 2 == 0:
             x, edge = pad_same(x, reach + 1, self.stride), 0
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            # a trace keeps the number of groups, and with it the batch: there the experts' answers are mixed, not their weights
+            weight = self.weight.transpose(0, 1).flatten(0, 1)
+            y = F.conv2d(x, weight, None, self.stride, edge, self.dilation, self.groups).unflatten(1, (w_out, experts))
+            return torch.einsum("bcehw,be->bchw", y, routing)
         batch, w_in, height, width = x.shape
-        weight = (routing @ self.weight.flatten(1)).reshape(-1, *self.weight.shape[2:])  # (B * w_out, w_in / groups, k, k)
+        weight = (routing @ self.weight.flatten(1)).reshape(-1, per_group, kernel, kernel)  # B * w_out of them
         # images side by side, as groups of one convolution
         y = F.conv2d(x.reshape(1, batch * w_in, height, width), weight, None, self.stride, edge, self.dilation, batch * self.groups)
         return y.reshape(batch, w_out, y.shape[2], y.shape[3])

@@ -268,9 +268,10 @@ def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics |
 
 
 def _from_record(spec: NetworkSpec, record: Record) -> tuple[dict[str, Tensor], Loaded]:
+    if record.lacks:
+        raise WeightsError(f"the weights {record.name} are of a network that phiscale can't build: it has {record.lacks}")
     if record.network not in names_of(spec):
-        of = f"of {record.network}" if record.network else "of a network that phiscale doesn't have"
-        raise WeightsError(f"the weights {record.name} are {of}, not of this network")
+        raise WeightsError(f"the weights {record.name} are of {record.network}, not of this network")
     dialect = DIALECTS[record.dialect]
     state = dialect.clean(read_tensors(fetch(record)))
     own = in_float32(to_own(state, spec.with_classes(record.num_classes, 3), dialect))

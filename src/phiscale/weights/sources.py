@@ -39,7 +39,7 @@ class Record:
     """One published file.
 
     name        source/model, e.g. `timm/efficientnet_b0.ra_in1k`
-    network     the catalog's name of the network; empty where phiscale has none like it
+    network     the catalog's name of the network; empty where phiscale has none like it, and `lacks` says what it would need
     files       (where, checksum) in order of preference. Where: an address, or `package:MODULE:CLASS` (a class of an
                 installed package that knows the path); the checksum as published, `sha256:` or `md5:` and hex digits, or empty
     top1        ImageNet-1k percent as published, with `preprocess` (None: not published)
@@ -60,6 +60,7 @@ class Record:
     channels: Literal["rgb", "bgr"] = "rgb"
     extra: str = ""
     note: str = ""
+    lacks: str = ""
 
 
 @cache

@@ -15,6 +15,7 @@ from phiscale.architecture.catalog import (
     efficientnet,
     efficientnet_condconv,
     efficientnet_edgetpu,
+    efficientnet_pruned,
     efficientnet_v2,
     efficientnet_x,
     mnasnet,
@@ -37,6 +38,7 @@ PAPERS = (
     efficientnet_condconv,
     efficientnet_v2,
     efficientnet_x,
+    efficientnet_pruned,
     mobilenet_v1,
     mobilenet_v2,
     mnasnet,
@@ -62,13 +64,29 @@ def list_networks(pattern: str = "*") -> list[str]:
 
 
 def row(name: str) -> Row:
-    """The row of a published network. UnknownNetworkError carries the nearest names."""
-    wanted = name.lower().replace("-", "_")
-    if wanted in rows():
-        return rows()[wanted]
-    near = get_close_matches(wanted, rows(), 3, 0.75)
+    """The row of a published network. UnknownNetworkError carries the nearest names, and says where it is another project's.
+
+    Case, `_`, `-` and the lack of them make no difference.
+
+    >>> row("EfficientNetB0").name, row("efficientnet_v2_s").name
+    ('efficientnet_b0', 'efficientnetv2_s')
+    """
+    squashed = {_squashed(known): each for known, each in rows().items()}
+    wanted = _squashed(name)
+    if wanted in squashed:
+        return squashed[wanted]
+    theirs = _squashed(name.partition(".")[0]).removeprefix("tf")  # timm: tf_ are TF's numerics, and after a point are the weights
+    found = {_squashed(each.timm): each for each in rows().values() if each.timm}.get(theirs) or squashed.get(theirs)
+    if found:
+        hint = f"as timm's it is {found.name} here, and its weights are shown by: phiscale list --weights {found.name}"
+        raise UnknownNetworkError(f"no network {name!r}; {hint}")
+    near = get_close_matches(name.lower().replace("-", "_"), rows(), 3, 0.75)
     hint = f"did you mean {', '.join(near)}?" if near else "`phiscale list` shows all"
     raise UnknownNetworkError(f"no network {name!r}; {hint}; to make one: phiscale design efficientnet_b0 --phi 8 (or give a .toml file)")
+
+
+def _squashed(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def design(name: str) -> Design:

@@ -43,6 +43,7 @@ def _row(name: str, width: float, depth: float, resolution: int, dropout: float,
         params=params,
         top1=top1,
         source="tensorflow/tpu efficientnet/edgetpu README, float",
+        timm=f"efficientnet_e{name}",
         dropout=dropout,
         preprocess=Preprocess(crop=resolution, resize=resolution + 32, mean=HALF, std=HALF),
     )

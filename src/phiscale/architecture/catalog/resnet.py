@@ -36,7 +36,7 @@ X50 = replace(
 )
 
 
-def _row(name: str, spec: NetworkSpec, params: int, top1: float, source: str) -> Row:
+def _row(name: str, spec: NetworkSpec, params: int, top1: float, source: str, timm: str = "") -> Row:
     return Row(
         name=name,
         family="resnet",
@@ -44,6 +44,7 @@ def _row(name: str, spec: NetworkSpec, params: int, top1: float, source: str) ->
         params=params,
         top1=top1,
         source=source,
+        timm=timm,
         preprocess=Preprocess(crop=224, resize=256, interpolation="bilinear"),
         dropout=0.0,
         drop_path=0.0,
@@ -58,5 +59,5 @@ ROWS = (
     _row("resnet152", R152, 60_192_808, 78.312, _TORCHVISION),
     _row("wide_resnet50_2", WIDE, 68_883_240, 78.468, _TORCHVISION),
     _row("seresnet50", SE, 28_088_024, 76.71, "arXiv 1709.01507, table 2"),
-    _row("xresnet50", X50, 25_576_264, 77.16, "arXiv 1812.01187, table 5 (ResNet-50-D)"),
+    _row("xresnet50", X50, 25_576_264, 77.16, "arXiv 1812.01187, table 5 (ResNet-50-D)", timm="resnet50d"),
 )

@@ -11,8 +11,9 @@ class Row:
     """A published network with what its authors used and reported.
 
     params      the published count, an integer that a test holds the spec to
-    top1        ImageNet-1k percent, as `source` reports it (None: not published)
+    top1        ImageNet-1k percent, as `source` reports it; None: not published, and `source` says why
     train_resolution   where the authors trained smaller than they tested; else the design's
+    timm        timm's name, where it is another
     dropout, drop_path, bn_momentum   recipe defaults; bn_momentum in torch's sense (1 - TF's decay)
     """
 
@@ -24,6 +25,7 @@ class Row:
     source: str
     preprocess: Preprocess
     train_resolution: int | None = None
+    timm: str = ""
     dropout: float = 0.2
     drop_path: float = 0.2
     bn_momentum: float = 0.01

@@ -4,25 +4,9 @@ Source: huggingface/pytorch-image-models timm/models/efficientnet.py and _effici
 """
 
 from phiscale.architecture import Block, NetworkSpec, blocks
+from phiscale.architecture.catalog import row
 from phiscale.weights.dialects.dialect import Dialect, names_of
 from phiscale.weights.numerics import TF, TORCH, Numerics
-
-# where timm's name is another
-NAMES = {
-    "efficientnet_edgetpu_s": "efficientnet_es",
-    "efficientnet_edgetpu_m": "efficientnet_em",
-    "efficientnet_edgetpu_l": "efficientnet_el",
-    "mobilenet_v1": "mobilenetv1_100",
-    "mobilenet_v2": "mobilenetv2_100",
-    "mnasnet_a1": "semnasnet_100",
-    "mnasnet_b1": "mnasnet_100",
-}
-# timm has these with torch's numerics alone
-ONLY_TORCH = frozenset(
-    ("mobilenet_v1", "mobilenet_v2", "mnasnet_a1", "mnasnet_b1", "efficientnet_x_b3", "efficientnet_x_b5", "efficientnet_h_b5")
-)
-# timm has these as tf_ models alone
-ONLY_TF = frozenset(f"efficientnetv2_b{number}" for number in range(4))
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:
@@ -52,27 +36,37 @@ def modules(spec: NetworkSpec) -> dict[str, str]:
 
 
 def places(plan: tuple[Block, ...]) -> list[str]:
-    """`blocks.S.B` of each block. Blocks of one width are one stage to timm, also where their expansion or kernel differs."""
+    """`blocks.S.B` of each block. Blocks of one width and kernel are one stage to timm, also where their expansion differs.
+
+    A kernel of 2 is that of X's first block, whose stage goes on with 3.
+    """
     found: list[str] = []
     stage, position, last = -1, 0, None
     for block in plan:
         same = last is not None and block.stride == 1 and (block.kind, block.w_out) == (last.kind, last.w_out)
+        same = same and last is not None and last.kernel in (block.kernel, 2)
         stage, position = (stage, position + 1) if same else (stage + 1, 0)
         found.append(f"blocks.{stage}.{position}")
         last = block
     return found
 
 
+# timm has these as tf_ models alone, or under a plain name with TF's numerics
+ONLY_TF = ("efficientnetv2_b", "efficientnet_b1_pruned", "efficientnet_b2_pruned", "efficientnet_b3_pruned")
+# timm has these with torch's numerics alone
+ONLY_TORCH = ("efficientnetv2_rw", "efficientnet_test", "efficientnet_x", "efficientnet_h", "mobilenet", "mnasnet")
+
+
 def numerics(spec: NetworkSpec) -> Numerics | None:
     names = names_of(spec)
-    if ONLY_TF.intersection(names):
+    if any(name.startswith(ONLY_TF) for name in names):
         return TF
-    return TORCH if ONLY_TORCH.intersection(names) else None
+    return TORCH if any(name.startswith(ONLY_TORCH) for name in names) else None
 
 
 def could_be(spec: NetworkSpec) -> str:
-    ours = next(iter(names_of(spec)), "model")
-    name = NAMES.get(ours, ours)
+    ours = next(iter(names_of(spec)), None)
+    name = (row(ours).timm or ours) if ours else "model"
     return f"timm's {name} (torch's numerics) or tf_{name} (TF's)"
 
 
