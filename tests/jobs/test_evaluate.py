@@ -94,6 +94,32 @@ def test_another_resolution_is_another_input(run: Run, images: Path) -> None:
     assert torch.equal(plain.scores.logits, run.evaluate(images, resolution=32).scores.logits)
 
 
+def test_several_resolutions_are_compared_with_the_own_one(
+    run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(run.folder), str(images), "--split", "val", "--resolution", "48,24"]
+    assert main([*command, "--json", "--chart", str(tmp_path / "sizes.svg")]) == 0
+    rows = json.loads(capsys.readouterr().out)["resolutions"]
+    assert [(row["resolution"], row["own"]) for row in rows] == [(24, False), (32, True), (48, False)]
+    for row in rows:
+        alone = run.evaluate(images, split="val", resolution=row["resolution"]).to_dict()
+        assert {name: row[name] for name in ("top1", "loss", "ece", "n")} == {name: alone[name] for name in ("top1", "loss", "ece", "n")}
+    assert rows[1]["macs"] == run.design.cost.macs < rows[2]["macs"]
+    figure = (tmp_path / "sizes.svg").read_text()
+    assert figure.count('<circle class="dot') == 3
+    assert "its own: 32 px" in figure
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert len([line for line in printed.splitlines() if line.startswith(("24 ", "32 ", "48 "))]) == 3
+    assert next(line for line in printed.splitlines() if line.endswith("its own")).startswith("32 ")
+    for wrong in (["--table", "x.csv"], ["--runtime", "onnxruntime"]):
+        assert main([*command, *wrong]) == 2
+    assert main([*command[:-1], "forty"]) == 2
+    assert main([*command[:-1], "48", "--chart", str(tmp_path / "one.svg")]) == 2
+    assert main(["evaluate", str(run.bundle), str(images), "--resolution", "48,24"]) == 2
+    assert "a bundle runs at one size alone" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("resolution", [0, -8])
 def test_a_resolution_below_one_is_refused(run: Run, images: Path, resolution: int) -> None:
     with pytest.raises(ArgumentError, match=f"at least 1 pixel, got {resolution}"):

@@ -1,12 +1,16 @@
 """phiscale evaluate"""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from phiscale.cli.console import Steps, emit, emit_json, say, table
 from phiscale.cli.options import Json, Runtime
+from phiscale.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from phiscale.jobs.evaluate import How
 
 MOST_CLASSES, MOST_CONFUSIONS = 50, 10  # that are printed for people; --json has all
 
@@ -17,7 +21,16 @@ def command(
     /,
     *,
     split: Annotated[str | None, Parameter(help="train, val or test, where there are. Default: test, else val, else train.")] = None,
-    resolution: Annotated[int | None, Parameter(help="Pixels of the network's input, of a run. Default: the design's.")] = None,
+    resolution: Annotated[
+        str | None,
+        Parameter(
+            help="Pixels of the network's input, of a run; or several, such as 96,112,128, which are compared with its own: a network that "
+            "was trained on random crops often does better at a somewhat larger size. Default: the design's."
+        ),
+    ] = None,
+    chart: Annotated[
+        Path | None, Parameter(help="Draw accuracy over the sizes of --resolution into this .svg file. Default: none.")
+    ] = None,
     runtime: Runtime = None,
     views: Annotated[
         Literal["flip", "crops", "all"] | None,
@@ -45,11 +58,21 @@ def command(
     from phiscale.jobs.table import check_table, write_table
     from phiscale.runtime.image import printable
 
+    sides = _sides(resolution)
+    if chart is not None and len(sides) < 2:
+        raise ArgumentError("--chart draws several sizes: give them, such as --resolution 96,112,128")
+    if len(sides) > 1:
+        if table_file is not None or runtime is not None:
+            raise ArgumentError("several sizes are compared by PyTorch, without a table; leave out --table and --runtime, or give one size")
+        with Steps() as steps:
+            how: How = {"split": split, "views": views, "threshold": threshold, "data_root": data_root, "watch": steps}
+            _compared(model, images, sides, how, chart, as_json=as_json)
+        return
     if table_file is not None:
         check_table(table_file)
     with Steps() as steps:
         found = evaluate(
-            model, images, split=split, resolution=resolution, views=views, threshold=threshold, data_root=data_root,
+            model, images, split=split, resolution=sides[0] if sides else None, views=views, threshold=threshold, data_root=data_root,
             runtime=runtime, watch=steps,
         )  # fmt: skip
     if table_file is not None:
@@ -86,6 +109,40 @@ def command(
     if said["confusions"]:
         wrong = [(printable(pair["label"]), printable(pair["predicted"]), str(pair["n"])) for pair in said["confusions"][:MOST_CONFUSIONS]]
         emit("\n" + table(("taken for another", "namely", "times"), wrong))
+
+
+def _sides(given: str | None) -> list[int]:
+    """The sizes of `--resolution`."""
+    try:
+        return [int(side.strip().removesuffix("px")) for side in given.split(",")] if given else []
+    except ValueError:
+        raise ArgumentError(f"--resolution must be pixels, or several with commas between them; got {given!r}") from None
+
+
+def _compared(model: str, images: str, sides: list[int], how: "How", chart: Path | None, *, as_json: bool) -> None:
+    from phiscale.atomic import write_text
+    from phiscale.jobs.evaluate import at_resolutions
+    from phiscale.report.resolutions import resolutions_svg
+
+    found = at_resolutions(model, images, sides, **how)
+    several = found[0].found.output.multi_label
+    what = "mean AP" if several else "top-1"
+    if chart is not None:
+        points = [(one.found.resolution, one.found.scores.merit) for one in found]
+        write_text(chart, resolutions_svg(points, own=next(one.found.resolution for one in found if one.own), what=what))
+        say(f"written: {chart}")
+    rows = [one.to_dict() for one in found]
+    if as_json:
+        emit_json({"split": found[0].found.split, "resolutions": rows})
+        return
+    emit(f"on {rows[0]['n']} images ({found[0].found.split})\n")
+    shown = {"pixels": "resolution", "M MACs": "macs", f"{what} %": "mean_ap" if several else "top1", "top-5 %": "top5", "loss": "loss"}
+    emit(table((*shown, ""), [(*(_size(row, name) for name in shown.values()), "its own" if row["own"] else "") for row in rows]))
+
+
+def _size(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    return f"{value / 1e6:.1f}" if name == "macs" else f"{value:.4f}" if name == "loss" else _cell(value)
 
 
 def _cell(value: Any) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ from phiscale.training.metrics import calibrated_loss, calibration_error, probab
 Views = Literal["flip", "crops", "all"]
 ROOM = 8 / 7  # of several crops the image is this much larger than one, as 256 is than 224
 BATCH = 8
+
+
+class How(TypedDict, total=False):
+    """Options of `evaluate` that are the same for every resolution."""
+
+    split: str | None
+    views: Views | None
+    threshold: float | None
+    data_root: str | Path | None
+    watch: Watcher | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +178,36 @@ def evaluate(
         split=name, scores=scores(scored.logits, scored.labels, output), output=output, labels=labels, items=items, skipped=found.skipped,
         runtime=ran, resolution=at.crop, views=views,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtResolution:
+    """One of several input sizes of a run: what an image costs there, and the scores."""
+
+    macs: int
+    own: bool  # the size that the run is used at
+    found: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of what `evaluate --resolution 96,128 --json` prints."""
+        said = self.found.to_dict()
+        names = ("resolution", "top1", "top5", "mean_ap", "loss", "ece", "n")
+        return {"own": self.own, "macs": self.macs} | {name: said[name] for name in names if name in said}
+
+
+def at_resolutions(model: str | Path, images: str | Path, resolutions: Sequence[int], **how: Unpack[How]) -> tuple[AtResolution, ...]:
+    """A run's scores at several input sizes, its own among them; errors and options as of `evaluate`."""
+    if is_bundle(Path(model)):
+        raise ArgumentError(f"a bundle runs at one size alone; give the run that {model} was exported from to compare several")
+    design = Run(Path(model)).design
+    return tuple(
+        AtResolution(
+            macs=design.at(side).cost.macs,
+            own=side == design.resolution,
+            found=evaluate(model, images, resolution=side, **how),
+        )
+        for side in sorted({*resolutions, design.resolution})
+    )
 
 
 def _by_bundle(predictor: Predictor, items: Sequence[Item], dataset: ImageDataset, tell: Progress) -> Scores:

@@ -38,7 +38,7 @@ class PseudoLabels:
         """Of each class that the teacher names: images looked at, images taken, and how often these are taken in all."""
         out = {name: {"seen": 0, "images": 0, "taken": 0} for name in classes}
         for best, times in zip(self.shares.argmax(1).tolist(), self.times, strict=True):
-            row = out[classes[best]]
+            row = out[classes[int(best)]]
             row["seen"], row["images"], row["taken"] = row["seen"] + 1, row["images"] + (times > 0), row["taken"] + times
         return out
 
