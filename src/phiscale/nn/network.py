@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from phiscale.architecture.plan import blocks, feature_width, stem
 from phiscale.architecture.spec import NetworkSpec, Padding
-from phiscale.nn.blocks import make_block
-from phiscale.nn.layers import CondConv2d, Conv2d, MaxPool, conv_norm_of
+from phiscale.nn.blocks import Bottleneck, make_block
+from phiscale.nn.layers import CondConv2d, Conv2d, MaxPool, Routing, conv_norm_of
 
+REFERENCE_CLASSES = 1000
 Pooling = Literal["avg", "max", "avgmax"]
 
 
@@ -126,7 +127,9 @@ def recomputed(part: nn.Module, x: Tensor) -> Tensor:
 def initialise(module: nn.Module) -> None:
     """The reference's start: convolutions N(0, 2 / (k k out)), a depthwise one with out = 1; linear U(+-1 / sqrt(out)).
 
-    Source: tensorflow/tpu efficientnet_model.py, conv_kernel_initializer and dense_kernel_initializer.
+    Fewer than its 1,000 classes start as small as those: by its rule, the logits of few are so large that the first epoch goes
+    into undoing them. A bottleneck's last norm starts at zero, so that the block is its shortcut.
+    Sources: tensorflow/tpu efficientnet_model.py, conv_kernel_initializer and dense_kernel_initializer; arXiv 1706.02677 section 5.1.
     """
     for part in module.modules():
         match part:
@@ -137,8 +140,10 @@ def initialise(module: nn.Module) -> None:
                     part.bias.zero_()
             case CondConv2d():
                 part.weight.normal_(0, math.sqrt(2 / (part.weight[0, :, 0].numel() // part.groups)))
+            case Bottleneck():
+                part.expand.bn.weight.zero_()
             case nn.Linear():
-                bound = 1 / math.sqrt(part.out_features)
+                bound = 1 / math.sqrt(part.out_features if isinstance(part, Routing) else max(part.out_features, REFERENCE_CLASSES))
                 part.weight.uniform_(-bound, bound)
                 part.bias.zero_()
             case _:

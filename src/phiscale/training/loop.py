@@ -393,7 +393,8 @@ class _Training:
     def probe(self) -> None:
         """The classifier that a convex fit on the frozen features gives; epoch 0 of the run."""
         mirrored = self.recipe.augment.flip and len(self.plain_train_set) < 2000
-        features, labels = _features(self.network, self.plain_train_set, mirrored=mirrored, processes=self.processes, tell=self.tell)
+        with self.accelerator.autocast():
+            features, labels = _features(self.network, self.plain_train_set, mirrored=mirrored, processes=self.processes, tell=self.tell)
         weight, bias = fit_probe(features, labels, self.network.spec.num_classes, label_smoothing=self.recipe.loss.label_smoothing)
         with torch.no_grad():
             self.network.classifier.weight.copy_(weight)
