@@ -12,6 +12,7 @@ best combination), median milliseconds of a call, images a second, calls.
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import sys
@@ -79,7 +80,8 @@ def quantised(model: bytes, shape: tuple[int, ...], *, pointwise_only: bool) -> 
             if not (node.get_type_name() == "Convolution" and list(node.input(1).get_shape())[2:] == [1, 1])
         ]
         left = nncf.IgnoredScope(names=keep, validate=False)
-    return nncf.quantize(read, images, subset_size=4, ignored_scope=left)
+    with contextlib.redirect_stdout(sys.stderr):  # where it tells what it does
+        return nncf.quantize(read, images, subset_size=4, ignored_scope=left)
 
 
 def jobs(name: str, *, int8: bool) -> dict[tuple[str, int, int], tuple[Job, int]]:
