@@ -56,20 +56,8 @@ def depthwise(
 
 
 @depthwise.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    stride: int,
-    size: list[int],
-    origin: list[int],
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    mean: Tensor | None,
-    rstd: Tensor | None,
-    act: int,
-    batch: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    del weight, stride, origin, norm_weight, norm_bias, mean, rstd, act, batch
+def _(x: Tensor, weight: Tensor, stride: int, size: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    del weight, stride
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=CL)
     return y, _floats(x, x.shape[1]), _floats(x, x.shape[1])
 
@@ -108,22 +96,8 @@ def depthwise_backward(
 
 
 @depthwise_backward.register_fake
-def _(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: int,
-    origin: list[int],
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    mean: Tensor | None,
-    rstd: Tensor | None,
-    act: int,
-    batch: bool,
-    needs_x: bool,
-    needs_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    del g, stride, origin, norm_bias, mean, rstd, act, batch
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _, x, weight, _, _, norm_weight, _, _, _, _, _, needs_x, needs_weight = inputs
     dx = torch.empty_like(x, memory_format=CL) if needs_x else _floats(x, 0)
     both = _floats(x, 2, x.shape[1]) if needs_x and norm_weight is not None else _floats(x, 0)
     return dx, _floats(x, *weight.shape) if needs_weight else _floats(x, 0), both

@@ -60,18 +60,7 @@ def norm_act(
 
 
 @norm_act.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    act: int,
-    batch: bool,
-    gate: Tensor | None,
-    residual: Tensor | None,
-) -> Tensor:
-    del weight, bias, mean, rstd, act, batch, gate, residual
+def _(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=CL)
 
 
@@ -97,10 +86,8 @@ def norm_act_backward(
 
 
 @norm_act_backward.register_fake
-def _(
-    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, act: int, batch: bool, gate: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    del g, mean, rstd, act, batch, gate
+def _(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    del g
     return torch.empty_like(x, memory_format=CL), torch.empty_like(weight), torch.empty_like(bias)
 
 
@@ -153,21 +140,8 @@ def norm_act_gated(
 
 
 @norm_act_gated.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    act: int,
-    batch: bool,
-    reduce: Tensor,
-    reduce_bias: Tensor,
-    expand: Tensor,
-    expand_bias: Tensor,
-    gate_act: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    del weight, bias, mean, rstd, act, batch, reduce_bias, expand, expand_bias, gate_act
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, _, _, _, _, _, _, reduce, *_ = inputs
     batches, channels = x.shape[:2]
     pooled, gate = (_floats(x, batches, channels) for _ in range(2))
     return torch.empty_like(x, memory_format=CL), pooled, _floats(x, batches, reduce.shape[0]), gate
@@ -208,25 +182,10 @@ def norm_act_gated_backward(
 
 
 @norm_act_gated_backward.register_fake
-def _(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    act: int,
-    batch: bool,
-    reduce: Tensor,
-    expand: Tensor,
-    gate_act: int,
-    pooled: Tensor,
-    hidden: Tensor,
-    gate: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    del g, mean, rstd, act, batch, gate_act, pooled, hidden, gate
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    _, x, weight, bias, _, _, _, _, reduce, expand, *_ = inputs
     small = weight, bias, reduce, reduce[:, 0], expand, expand[:, 0]
-    return torch.empty_like(x, memory_format=CL), *(torch.empty_like(t) for t in small)  # pyright: ignore[reportReturnType]
+    return torch.empty_like(x, memory_format=CL), *(torch.empty_like(t) for t in small)
 
 
 def _save_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
