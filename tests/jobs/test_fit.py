@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from PIL import Image
 
 from phiscale.errors import ArgumentError, BudgetError, DataError, UnknownNetworkError
 from phiscale.jobs.evaluate import evaluate
-from phiscale.jobs.fit import fit, resume
+from phiscale.jobs.fit import Asked, _Fit, fit, resume
+from phiscale.jobs.watch import Watcher
 from phiscale.training import compute
+from phiscale.training.processes import Processes
 from tiny import dying_at
 
 
@@ -91,6 +94,18 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
     other = fit(stripes, **options, out=tmp_path / "other").folder  # a run that is begun there
     assert json.loads((other / "run.json").read_text())["precision"] == "float32"
     assert (other / "metrics.csv").read_bytes() != (whole / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("load", "kept"), [(0.5, 10.0), (3.0, 30.0), (100.0, 100.0)])
+def test_minutes_leave_more_for_the_bundle_on_a_crowded_machine(
+    load: float, kept: float, stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`load` processes wait for each core; at most a third of the time is left."""
+    cores = os.cpu_count() or 1
+    monkeypatch.setattr(os, "getloadavg", lambda: (load * cores, 0.0, 0.0), raising=False)
+    asked = Asked(images=str(stripes), minutes=5)
+    seconds = _Fit(asked, tmp_path, Watcher(), Processes()).seconds_to_train()
+    assert seconds == pytest.approx(300 - kept, abs=1)
 
 
 def test_a_folder_that_has_a_run_is_refused(done: Path, stripes: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import time
 from contextlib import ExitStack
@@ -65,7 +66,7 @@ from phiscale.weights import create_model
 from phiscale.weights.models import Loaded, load_weights
 from phiscale.weights.store import save_model
 
-AFTERWARDS = 10.0  # seconds that --minutes leaves for the bundle and the report: seen 4 to 8 here
+AFTERWARDS = 10.0  # seconds that --minutes leaves for the bundle and the report: seen 4 to 8 here on an idle machine, 28 on a crowded one
 TEACHER = "teacher"  # inside a student's folder: the run that was trained first
 FLIP_HURTS = ("digits",)  # sets in which a mirror image is another thing
 SOURCE = "source"  # of `--distill`: the network that inherited weights came from
@@ -369,7 +370,8 @@ class _Fit:
         """What is left of the minutes that were asked for, but for the bundle and the report; None where none were."""
         if self.asked.minutes is None:
             return None
-        return max(1.0, self.asked.minutes * 60 - (time.perf_counter() - self.started) - AFTERWARDS)
+        asked = self.asked.minutes * 60
+        return max(1.0, asked - (time.perf_counter() - self.started) - min(AFTERWARDS * crowd(), asked / 3))
 
     # --- before training -------------------------------------------------------------------------
 
@@ -688,6 +690,14 @@ class _Nested(Watcher):
 
     def progress(self, what: str, done: int, total: int) -> None:
         self.outer.progress(self.name + what, done, total)
+
+
+def crowd() -> float:
+    """How many times as long things take because others compute here too: waiting processes a core, at least 1."""
+    try:
+        return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    except (OSError, AttributeError):  # not told here
+        return 1.0
 
 
 def fingerprint(found: ImageSet) -> str:
