@@ -52,7 +52,7 @@ def test_a_summary_is_one_json_object() -> None:
 def test_markdown_and_terminal_say_the_same() -> None:
     from rich.console import Console
 
-    table = network_table([row("efficientnet_b0"), row("efficientnet_x_b0")])
+    table = network_table([row("efficientnet_b0"), row("efficientnet_x_b0")], {"efficientnet_b0": "9, 1 here", "efficientnet_x_b0": "–"})
     markdown = table.markdown().splitlines()
     assert len({line.count("|") for line in markdown}) == 1
     assert "| efficientnet_b0 | 5.29M | 386M |" in markdown[2]
@@ -65,4 +65,4 @@ def test_markdown_and_terminal_say_the_same() -> None:
 
 
 def test_every_network_has_a_line() -> None:
-    assert [record["network"] for record in network_table(rows().values()).records()] == list(rows())
+    assert [record["network"] for record in network_table(rows().values(), dict.fromkeys(rows(), "–")).records()] == list(rows())

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import phiscale
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.weights import find, pretrained, records
 from phiscale.weights.dialects import to_dialect
 from phiscale.weights.download import cached_path, check, checksum_in, download, in_hub_cache
+from phiscale.weights.numerics import TORCH
 from phiscale.weights.sources import at_hand, fetch
 
 CONTENT = bytes(range(256)) * 4000
@@ -269,6 +271,30 @@ def test_pycls_expects_blue_first_and_phiscale_turns_it(tmp_path, monkeypatch):
     state, _ = pretrained("efficientnet_b0", weights=record.name)
     assert torch.equal(state["stem.0.conv.weight"], model.state_dict()["stem.0.conv.weight"].flip(1))
     assert phiscale.create_model("efficientnet_b0", weights=record).spec.padding == "symmetric"
+
+
+def test_an_address_on_record_brings_what_the_record_says(tmp_path, monkeypatch):
+    """timm's two networks of one shape: from a bare file nobody could tell which it is, from its published address one can."""
+    monkeypatch.setenv("PHISCALE_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = phiscale.create_model("efficientnet_b0", seed=0)
+    for name in ("timm/efficientnet_b0.ra_in1k", "timm/tf_efficientnet_b0.aa_in1k"):
+        record = find(name)
+        address = record.files[0][0]
+        path = cached_path(address, record.name)
+        path.parent.mkdir(parents=True)
+        save_file(to_dialect(model.state_dict(), model.spec, "timm"), path)
+        loaded = phiscale.load_weights(phiscale.create_model("efficientnet_b0"), address)
+        assert (loaded.record, loaded.numerics) == (record, record.numerics)
+        other = "tf" if record.numerics == TORCH else "torch"
+        with pytest.raises(ArgumentError, match=f"{name} computes with .*leave numerics out"):
+            phiscale.create_model("efficientnet_b0", weights=name, numerics=other)
+
+
+@pytest.mark.parametrize("weights", [True, 1, b"a.pth"])
+def test_weights_of_a_wrong_type_are_refused(weights):
+    with pytest.raises(ArgumentError, match='weights must be None, "auto", a name, an address, a path or a Record; got'):
+        phiscale.create_model("efficientnet_test", weights=weights)
 
 
 def test_auto_prefers_what_is_at_hand_then_the_best_published(tmp_path, monkeypatch, caplog):

@@ -1,7 +1,9 @@
 """phiscale list"""
 
+import sys
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -12,6 +14,8 @@ from phiscale.cli.options import Json, Markdown
 from phiscale.cost.table import Table, network_table, summary
 from phiscale.errors import UnknownNetworkError
 from phiscale.weights.sources import Record, at_hand, records
+
+WIDE = 130  # columns of a terminal, for the source of each figure to stand beside it
 
 
 def command(
@@ -29,6 +33,8 @@ def command(
             emit_json([{**asdict(record), "at_hand": at_hand(record) is not None} for record in found])
         else:
             emit_table(_weight_table(found), markdown=markdown)
+            if not markdown:
+                emit(f"{len(found)} files; addresses, checksums and preprocessing: --json; to use one: --weights NAME of fit and evaluate")
         return
     names = list_networks(pattern)
     if not names:
@@ -37,9 +43,21 @@ def command(
     if as_json:
         emit_json([_network(name) for name in names])
         return
-    emit_table(network_table(map(row, names)), markdown=markdown)
+    table = network_table(map(row, names), _counts())
+    narrow = sys.stdout.isatty() and not markdown and get_terminal_size().columns < WIDE
+    emit_table(table.without("source") if narrow else table, markdown=markdown)
     if not markdown:
-        emit(f"{len(names)} networks; their published weights: phiscale list --weights")
+        emit(f"{len(names)} networks; their published weights: phiscale list --weights" + (f" {pattern}" if pattern != "*" else ""))
+
+
+def _counts() -> dict[str, str]:
+    """How many published files of each network there are, and how many of them are on this machine."""
+    said: dict[str, str] = {}
+    for name in list_networks():
+        own = [record for record in records() if record.network == name]
+        here = sum(at_hand(record) is not None for record in own)
+        said[name] = f"{len(own)}, {here} here" if here else str(len(own)) if own else "–"
+    return said
 
 
 def _network(name: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@ A stage's row carries the size of its *input* as the paper's table 1 does, and t
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from phiscale.architecture.catalog import Row
@@ -32,6 +32,12 @@ class Table:
     def records(self) -> list[dict[str, Value]]:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
+    def without(self, column: str) -> "Table":
+        """The same table less one column."""
+        kept = [number for number, name in enumerate(self.columns) if name != column]
+        rows = tuple(tuple(row[number] for number in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[number] for number in kept), rows=rows)
+
     def markdown(self) -> str:
         """A GitHub table; counts shortened (386M)."""
         right = [all(not isinstance(row[n], str) for row in self.rows) for n in range(len(self.columns))]
@@ -45,7 +51,9 @@ class Table:
 
         made = RichTable(title=self.title or None, box=box.SIMPLE_HEAD)
         for number, name in enumerate(self.columns):
-            made.add_column(name, justify="left" if any(isinstance(row[number], str) for row in self.rows) else "right")
+            text = any(isinstance(row[number], str) for row in self.rows)
+            # a narrow terminal folds all but the names
+            made.add_column(name, justify="left" if text else "right", no_wrap=number == 0)
         for row in self.rows:
             made.add_row(*(_text(value) for value in row))
         return made
@@ -80,15 +88,15 @@ def summary(design: Design) -> dict[str, Any]:
     }
 
 
-def network_table(rows: Iterable[Row]) -> Table:
-    """One line a published network."""
+def network_table(rows: Iterable[Row], weights: Mapping[str, str]) -> Table:
+    """One line a published network; `weights` says of each name which weights there are."""
 
     def line(row: Row) -> tuple[Value, ...]:
         made = cost(row.design)
-        top1 = None if row.top1 is None else f"{row.top1:.1f} %"
-        return (row.name, made.params, made.macs, made.peak_bytes, row.design.resolution, top1, row.source)
+        top1 = "none known" if row.top1 is None else f"{row.top1:.1f} %"
+        return (row.name, made.params, made.macs, made.peak_bytes, row.design.resolution, top1, weights[row.name], row.source)
 
-    columns = ("network", "params", "MACs", "peak bytes", "resolution", "top-1", "source")
+    columns = ("network", "params", "MACs", "peak bytes", "px", "top-1", "weights", "source")
     return Table(columns=columns, rows=tuple(line(row) for row in rows))
 
 

@@ -111,7 +111,7 @@ class Bottleneck(nn.Module):
         self.spatial = conv(b.w_mid, b.w_mid, b.kernel, b.stride, act=b.activation)
         self.expand = conv(b.w_mid, b.w_out, act=None)
         self.se = SqueezeExcite(b.w_out, b.w_se, b.activation) if b.w_se else None
-        self.pool = AvgPool(b.stride) if b.pools else nn.Identity()
+        self.pool = AvgPool(b.stride, spec.padding) if b.pools else nn.Identity()
         self.shortcut = conv(b.w_in, b.w_out, 1, 1 if b.pools else b.stride, act=None) if b.projects else nn.Identity()
         self.drop_path = DropPath(drop_path) if b.skips else None
         self.act = activation(b.activation)

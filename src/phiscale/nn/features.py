@@ -97,7 +97,7 @@ def dilate(network: Network, output_stride: int) -> None:
         if block.stride > 1 and reduction * block.stride > output_stride:
             later *= block.stride
             if isinstance(module, Bottleneck) and block.pools:
-                module.pool = AvgPool(1)
+                module.pool = AvgPool(1, spec.padding)
         else:
             reduction *= block.stride
         for part in module.modules():

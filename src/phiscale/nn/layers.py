@@ -134,16 +134,25 @@ class MaxPool(nn.Module):
 class AvgPool(nn.Module):
     """2x2 means, in a shortcut: (B, C, H, W) -> (B, C, H / stride, W / stride), rounded up; what the image lacks is not counted.
 
-    A column and a row twice give that mean, and no size has to be known for it. At stride 1, where dilation took the stride's
-    place, timm counts zeros instead.
+    A column and a row twice give that mean. What no window reaches is cropped, so that a symbolic size comes out as the same
+    expression as from the convolutions beside it. At stride 1, where dilation took the stride's place, timm counts zeros instead.
     """
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: int, padding: Padding) -> None:
         super().__init__()
         self.stride = stride
+        self.pad(padding)
+
+    def pad(self, padding: Padding) -> None:
+        """Pad so from now on."""
+        self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), "constant" if self.stride == 1 else "replicate"), 2, self.stride)
+        if self.stride == 1:
+            return F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 1)
+        bottom, right = (sum(same_pads(x.shape[axis], 2, self.stride)) - 1 for axis in (2, 3))
+        x = F.pad(x, (0, 1, 0, 1), "replicate")
+        return F.avg_pool2d(F.pad(x, (0, right, 0, bottom)) if self.padding == "same" else x, 2, self.stride)
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}"

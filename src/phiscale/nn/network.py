@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from phiscale.architecture.plan import blocks, feature_width, stem
 from phiscale.architecture.spec import NetworkSpec, Padding
 from phiscale.nn.blocks import Bottleneck, make_block
-from phiscale.nn.layers import CondConv2d, Conv2d, MaxPool, Routing, conv_norm_of
+from phiscale.nn.layers import AvgPool, CondConv2d, Conv2d, MaxPool, Routing, conv_norm_of
 
 REFERENCE_CLASSES = 1000
 Pooling = Literal["avg", "max", "avgmax"]
@@ -72,7 +72,7 @@ class Network(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.eps = bn_eps
-            elif isinstance(part, Conv2d | CondConv2d | MaxPool):
+            elif isinstance(part, Conv2d | CondConv2d | MaxPool | AvgPool):
                 part.pad(padding)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from phiscale.weights.download import checksum_in, download
 from phiscale.weights.files import check_finite, in_float32, read_tensors
 from phiscale.weights.inherit import Inheritance, carry_over, fits_inside, kin
 from phiscale.weights.numerics import TF, TORCH, Numerics
-from phiscale.weights.sources import Record, at_hand, fetch, find, records
+from phiscale.weights.sources import Record, at_hand, fetch, find, published_at, records
 from phiscale.weights.store import CONFIG, MODEL, load_folder
 from phiscale.weights.tf_checkpoint import is_checkpoint
 
@@ -245,7 +245,7 @@ def _numerics(name: str | None) -> Numerics | None:
 def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics | None = None) -> tuple[dict[str, Tensor], Loaded]:
     """The weights under our names, with the classifier and input channels that the file itself has."""
     if isinstance(weights, Record):
-        return _from_record(spec, weights)
+        return _from_record(spec, weights, said)
     if weights == "auto":
         if not _published(spec):
             state, loaded = _inherited(spec, None)
@@ -253,25 +253,35 @@ def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics |
             return state, loaded
         record = best(spec)
         logging.getLogger("phiscale").info("weights: %s (published top-1 %s %%)", record.name, record.top1)
-        return _from_record(spec, record)
+        return _from_record(spec, record, said)
     if isinstance(weights, str) and weights.startswith(("https://", "http://")):
-        return _from_file(spec, download(weights, checksum=checksum_in(weights)), said)
+        record = published_at(weights)
+        return _from_record(spec, record, said) if record else _from_file(spec, download(weights, checksum=checksum_in(weights)), said)
+    if not isinstance(weights, (str, Path)):
+        raise ArgumentError(f'weights must be None, "auto", a name, an address, a path or a Record; got {weights!r}')
     path = Path(weights)  # from here on a file or folder, or a name
     if path.is_dir() and (path / CONFIG).is_file():
         state, design, preprocess, _ = load_folder(path)
         if body(design.spec) != body(spec):
             raise WeightsError(f"{path / MODEL} is of the network {design.name}, not of this one")
+        _check_agrees(path, numerics_of(design.spec), said)
         return state, Loaded(source=str(path), dialect="phiscale", numerics=numerics_of(design.spec), preprocess=preprocess)
     if isinstance(weights, str) and not path.exists() and not is_checkpoint(path):
-        return _from_record(spec, find(weights))
+        return _from_record(spec, find(weights), said)
     return _from_file(spec, path, said)
 
 
-def _from_record(spec: NetworkSpec, record: Record) -> tuple[dict[str, Tensor], Loaded]:
+def _check_agrees(source: object, fixed: Numerics, said: Numerics | None) -> None:
+    if said and said != fixed:
+        raise ArgumentError(f"{source} computes with {fixed}, not with {said}; leave numerics out")
+
+
+def _from_record(spec: NetworkSpec, record: Record, said: Numerics | None = None) -> tuple[dict[str, Tensor], Loaded]:
     if record.lacks:
         raise WeightsError(f"the weights {record.name} are of a network that phiscale can't build: it has {record.lacks}")
     if record.network not in names_of(spec):
         raise WeightsError(f"the weights {record.name} are of {record.network}, not of this network")
+    _check_agrees(record.name, record.numerics, said)
     dialect = DIALECTS[record.dialect]
     state = dialect.clean(read_tensors(fetch(record)))
     own = in_float32(to_own(state, spec.with_classes(record.num_classes, 3), dialect))
@@ -291,8 +301,8 @@ def _from_file(spec: NetworkSpec, path: Path, said: Numerics | None) -> tuple[di
         raise WeightsError(f"{path}: {error}") from None
     check_finite(own, str(path))
     fixed = dialect.numerics(spec) or _named_beside(path)
-    if said and fixed and said != fixed:
-        raise ArgumentError(f"{path} computes with {fixed}, not with {said}; leave numerics out")
+    if fixed:
+        _check_agrees(path, fixed, said)
     numerics = fixed or said
     if numerics is None:
         raise WeightsError(

@@ -88,6 +88,11 @@ def find(name: str) -> Record:
     raise ArgumentError(f"no weights {name!r}, and no such file; {hint}")
 
 
+def published_at(address: str) -> Record | None:
+    """The record whose file is at this address, which says what the file itself doesn't."""
+    return next((record for record in records() if any(where == address for where, _ in record.files)), None)
+
+
 def at_hand(record: Record) -> Path | None:
     """The record's file, if it is on this machine: in an installed package, phiscale's cache, torch.hub's, or the model hub's."""
     for where, _ in record.files:

@@ -57,9 +57,6 @@ def _spec(width: float, depth: float, early: int) -> NetworkSpec:
     )
 
 
-_UNKNOWN = "no figure of this network that could be checked, and no public weights"
-
-
 def _row(
     name: str,
     width: float,
@@ -68,7 +65,7 @@ def _row(
     dropout: float,
     params: int,
     top1: float | None = None,
-    source: str = _UNKNOWN,
+    source: str = "tensorflow/tpu efficientnet_x_builder.py, no top-1",
 ) -> Row:
     return Row(
         name=f"efficientnet_{name}",
@@ -80,7 +77,7 @@ def _row(
         ),
         params=params,
         top1=top1,
-        source=f"tensorflow/tpu efficientnet_x_builder.py; params: timm 1.0.31; top-1: {source}",
+        source=source,
         dropout=dropout,
         preprocess=Preprocess(crop=resolution, resize=resolution + 32),
     )
@@ -94,7 +91,7 @@ ROWS = (
     _row("x_b4", 1.4, 1.8, 380, 0.4, 21_150_004),
     _row("x_b5", 1.6, 2.2, 456, 0.4, 33_439_614, 84.928, "timm 1.0.31 results, at 576 px"),
     _row("x_b6", 1.8, 2.6, 528, 0.5, 47_663_864),
-    _row("x_b7", 2.0, 3.1, 600, 0.5, 73_167_864, 84.7, "arXiv 2102.05610, as quoted in arXiv 2404.07236, table 1"),
+    _row("x_b7", 2.0, 3.1, 600, 0.5, 73_167_864, 84.7, "arXiv 2102.05610, quoted in arXiv 2404.07236"),
     _row("h_b5", 1.92, 2.2, 456, 0.4, 45_884_172, 84.942, "timm 1.0.31 results, at 576 px"),
     _row("h_b6", 2.16, 2.6, 528, 0.5, 64_660_350),
     _row("h_b7", 2.4, 3.1, 600, 0.5, 99_757_906),

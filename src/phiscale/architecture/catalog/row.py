@@ -11,7 +11,7 @@ class Row:
     """A published network with what its authors used and reported.
 
     params      the published count, an integer that a test holds the spec to
-    top1        ImageNet-1k percent, as `source` reports it; None: not published, and `source` says why
+    top1        ImageNet-1k percent, as `source` reports it; None: none that could be checked (EfficientNet-X, -H)
     train_resolution   where the authors trained smaller than they tested; else the design's
     timm        timm's name, where it is another
     dropout, drop_path, bn_momentum   recipe defaults; bn_momentum in torch's sense (1 - TF's decay)
