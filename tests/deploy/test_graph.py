@@ -186,3 +186,23 @@ def test_weights_of_another_network_are_refused_by_name(break_it, says: str) -> 
     break_it(state)
     with pytest.raises(WeightsError, match=says):
         to_onnx(design, state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mbconv", "fused", "bottleneck"])
+def test_openvino_runs_the_same_layers_as_of_torchs_own_export(kind: str) -> None:
+    """So a latency measured on the plan's graph is that of the exported network; benchmarks/graphs.py has both in milliseconds."""
+    openvino = pytest.importorskip("openvino")
+    from phiscale.runtime.engines.openvino import core as the_core
+
+    def layers(model: object) -> list[str]:
+        compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        kinds = (op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ordered_ops())
+        # each engine's own business: constants, ends, memory layouts, and the one flattening before the classifier
+        return sorted(kind for kind in kinds if kind not in ("Const", "Input", "Output", "Reorder", "Reshape"))
+
+    made = tiny(kind)
+    torchs = openvino.convert_model(torch.export.export(network(made.spec), (torch.from_numpy(images(made, 1)),)))
+    torchs.reshape([1, 3, made.resolution, made.resolution])
+    own = to_onnx(made, state_of(network(made.spec)), batch=1).SerializeToString()
+    assert layers(the_core().read_model(own)) == layers(torchs)

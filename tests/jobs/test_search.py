@@ -82,6 +82,7 @@ def test_the_folder_holds_every_run_and_a_page(result: Result) -> None:
     assert sum(row["state"] == "done" and row["seed"] != "0" for row in rows) == 4  # two finalists, two fresh seeds
     page = (result.folder / "report.html").read_text()
     assert page.count("<svg") == 5
+    assert ("no better than guessing among 3 classes" in page) != result.findings.learned
     assert "<script" not in page
     for name in (
         "Parallel coordinates",

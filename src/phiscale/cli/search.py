@@ -144,13 +144,15 @@ def _tell(result: "Result", *, as_json: bool) -> None:
         ]
         points = {run.point.key: run.point for run in result.runs}
         rows = [_facts(points[one.key]) | values for one, values in zip(found.standings, standings, strict=True)]
-        emit_json({"study": str(result.folder), "coefficients": str(file), "winner": rows[0], "finalists": rows})
+        emit_json({"study": str(result.folder), "coefficients": str(file), "winner": rows[0], "finalists": rows, "learned": found.learned})
         return
     c = found.winner.coefficients
     spread = f" ± {best.sd:.1%}" if best.sd is not None else ""
     emit(f"winner    α {c.alpha:g}, β {c.beta:g}, γ {c.gamma:g}: {best.mean:.1%}{spread} in {best.n} seeds")
     emit(f"cost      {found.winner.ratio:.3g} times the baseline's multiply-adds: {amount_text(found.winner.cost.macs)}")
-    if best.margin is None:
+    if not found.learned:
+        emit("sure?     no: it is no better than guessing, so the training taught nothing; give it more --epochs, images or --resolution")
+    elif best.margin is None:
         emit("sure?     can't be said from one seed each; more --seeds would tell")
     elif found.unsure:
         names = "; ".join(f"{p.coefficients.alpha:g}, {p.coefficients.beta:g}, {p.coefficients.gamma:g}" for p in found.unsure)

@@ -418,6 +418,7 @@ def coefficients_toml(setup: Setup, found: Findings) -> str:
             "epochs": setup.epochs,
             "seeds": best.n,
             "top1": round(best.mean, 5),
+            "better_than_guessing": found.learned,
             "top1_sd": None if best.sd is None else round(best.sd, 5),
             "same_network": [list(triple) for triple in found.winner.aliases],
         },

@@ -67,6 +67,18 @@ def standings(values: Mapping[str, Sequence[float]], hits: Mapping[str, Sequence
     return tuple(made)
 
 
+def better_than_guessing(top1: float, classes: int, images: int) -> bool:
+    """Whether a top-1 on so many validation images is above 1 / classes by more than two standard errors; True where these aren't known.
+
+    >>> better_than_guessing(0.4, 3, 60), better_than_guessing(0.5, 3, 60)
+    (False, True)
+    """
+    if classes < 1 or images < 1:
+        return True
+    chance = 1 / classes
+    return top1 > chance + 2 * math.sqrt(chance * (1 - chance) / images)
+
+
 def _studentised_range(groups: int, freedom: int) -> float:
     """Its 95th percentile, by drawing."""
     draw = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from phiscale.atomic import write_text
 from phiscale.errors import ArgumentError, DivergedError, RunError
-from phiscale.search.evidence import Standing, Surface, standings, surface
+from phiscale.search.evidence import Standing, Surface, better_than_guessing, standings, surface
 from phiscale.search.feasible import Candidate
 from phiscale.search.setup import Setup, point_from_dict, point_to_dict
 from phiscale.search.storage import close_storage, need_optuna, open_storage, plain_errors, shown
@@ -89,13 +89,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What the study says. `standings` are the finalists from the best down; `surface` was fitted to all points at `surface_epoch`."""
+    """What the study says. `standings` are the finalists from the best down; `surface` was fitted to all points at `surface_epoch`.
+
+    learned   whether the winner is better than guessing by more than chance; if not, the order of the others means nothing either
+    """
 
     winner: Candidate
     standings: tuple[Standing, ...]
     surface: Surface | None
     surface_epoch: int
     unsure: tuple[Candidate, ...]  # can't be told apart from the winner (without it)
+    learned: bool = True
 
 
 class _Pruned(Exception):  # noqa: N818 (not an error)
@@ -474,6 +478,7 @@ class Study:
             surface=fitted,
             surface_epoch=epoch,
             unsure=tuple(self.by_key[one.key] for one in order[1:] if not one.told_apart),
+            learned=better_than_guessing(order[0].mean, self.setup.images.get("classes", 0), self.setup.images.get("val", 0)),
         )
 
     def _surface(self, runs: list[Run]) -> tuple[int, Surface | None]:
