@@ -229,8 +229,8 @@ def test_records_are_of_known_networks_and_say_all_that_a_file_does_not():
     from phiscale.architecture.catalog import rows
     from phiscale.weights.dialects import DIALECTS
 
-    assert len(records()) == 338
-    assert len({record.name for record in records()}) == 338
+    assert len(records()) == 354
+    assert len({record.name for record in records()}) == 354
     for record in records():
         assert record.network in rows() or record.lacks, record.name
         assert record.dialect in DIALECTS, record.name

@@ -34,7 +34,7 @@ def command(
         else:
             emit_table(_weight_table(found), markdown=markdown)
             if not markdown:
-                emit(f"{len(found)} files; addresses, checksums and preprocessing: --json; to use one: --weights NAME of fit and evaluate")
+                emit(f"{len(found)} files; addresses, checksums and preprocessing: --json; to use one: fit --weights NAME")
         return
     names = list_networks(pattern)
     if not names:
@@ -63,7 +63,8 @@ def _counts() -> dict[str, str]:
 def _network(name: str) -> dict[str, Any]:
     published = row(name)
     own = [record.name for record in records() if record.network == name]
-    about = {"family": published.family, "top1": published.top1, "source": published.source, "weights": own}
+    fields = ("family", "top1", "source", "train_resolution", "dropout", "drop_path", "bn_momentum", "timm")
+    about = {field: getattr(published, field) for field in fields} | {"preprocess": published.preprocess.to_dict(), "weights": own}
     return summary(published.design) | {"name": name} | about
 
 

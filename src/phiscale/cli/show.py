@@ -6,11 +6,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from phiscale.architecture import Design
-from phiscale.cli.console import emit_json, emit_table
+from phiscale.architecture.catalog import Row, rows
+from phiscale.cli.console import emit, emit_json, emit_table
 from phiscale.cli.options import Json, Markdown
 from phiscale.cost import Budget
 from phiscale.cost.table import layer_table, stage_table, summary
 from phiscale.jobs.choose import named_design
+from phiscale.weights.sources import records
 
 
 def command(
@@ -29,6 +31,22 @@ def command(
         emit_json(facts(design, layers=layers))
     else:
         emit_table(layer_table(design) if layers else stage_table(design), markdown=markdown)
+        if not markdown and design.name in rows():
+            emit(_published(rows()[design.name]))
+
+
+def _published(row: Row) -> str:
+    """What is known of a network beside what it is: its accuracy, its authors' recipe and preprocessing, its weights."""
+    image, own = row.preprocess, sorted((r for r in records() if r.network == row.name), key=lambda r: -(r.top1 or 0))
+    top1 = "none known" if row.top1 is None else f"{row.top1:g} %"
+    trained = f", trained at {row.train_resolution}" if row.train_resolution else ""
+    lines = [
+        f"top-1        {top1} ({row.source})",
+        f"images       {image.crop} px out of {image.resize}, {image.interpolation}, mean {image.mean}, std {image.std}{trained}",
+        f"recipe       dropout {row.dropout:g}, drop path {row.drop_path:g}, batch norm momentum {row.bn_momentum:g}",
+        f"weights      {len(own)} published files" + (f", best {own[0].name}; all: phiscale list --weights {row.name}" if own else ""),
+    ]
+    return "\n".join(lines)
 
 
 def facts(design: Design, *, layers: bool = False) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What exists: a record for each published file of weights, with everything that a file itself doesn't say.
 
 The records are in records.json, one a line. Sources: timm 1.0.31 and torchvision 0.29.1 pretrained configurations;
-lukemelas/EfficientNet-PyTorch; tensorflow/tpu and google/automl READMEs; keras-team/keras; qubvel/efficientnet; facebookresearch/pycls;
-open-mmlab/mmpretrain.
+lukemelas/EfficientNet-PyTorch; tensorflow/tpu and google/automl READMEs; keras-team/keras and keras-applications;
+qubvel/efficientnet; facebookresearch/pycls; open-mmlab/mmpretrain.
 """
 
 import json
