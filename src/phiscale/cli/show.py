@@ -31,8 +31,9 @@ def command(
         emit_json(facts(design, layers=layers))
     else:
         emit_table(layer_table(design) if layers else stage_table(design), markdown=markdown)
-        if not markdown and design.name in rows():
-            emit(_published(rows()[design.name]))
+        row = rows().get(design.name)
+        if row and row.design == design and not markdown:
+            emit(_published(row))
 
 
 def _published(row: Row) -> str:
