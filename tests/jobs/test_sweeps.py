@@ -83,19 +83,23 @@ def test_the_figure_has_the_papers_points_beside_ours() -> None:
 
 def test_a_network_of_several_series_is_trained_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     trained: list[tuple[int, str]] = []
+    top1 = 0.5
 
     def instead(self: Proxy, design: Design, *, seed: int, folder: Path) -> Score:
         trained.append((seed, design.name))
-        return Score(top1=0.5)
+        return Score(top1=top1)
 
     monkeypatch.setattr(Proxy, "trained", instead)
     made = sweep("fig3", baseline=str(folder / "tiny.toml"), images=str(folder / "images"), quick=True, seeds=2, out=tmp_path)
     assert len(made.points) == 9
     assert len(trained) == len(set(trained)) == 14  # the baseline is in three series
     assert all(len(point.scores) == 2 for point in made.points)
+    assert "no network is better than guessing" in made.notes[-1]  # of 3 classes, on 12 images
+    top1 = 0.9
     other = sweep("fig3", baseline=str(folder / "tiny.toml"), images=str(folder / "images"), quick=True, epochs=3, out=tmp_path)
     assert len(trained) == 14 + 7  # other epochs are another question
     assert all(len(point.scores) == 1 for point in other.points)
+    assert not any("guessing" in note for note in other.notes)
 
 
 def test_a_sweep_draws_what_it_trained_and_goes_on(folder: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -19,6 +19,7 @@ from phiscale.errors import ArgumentError, DivergedError, RunError
 from phiscale.jobs.choose import ENLARGE, LEAST_USEFUL, named_design
 from phiscale.jobs.watch import Watcher
 from phiscale.report.sweep import SweepPoint, sweep_svg, write_sweep
+from phiscale.search.evidence import better_than_guessing
 from phiscale.search.study import give_folder
 from phiscale.search.sweep import WAYS, scaled_to
 
@@ -166,11 +167,14 @@ def sweep(
     )
     if not any(point.scores for point in points):
         raise RunError(f"no network of {what} could be trained: {diverged[0] if diverged else 'nothing was asked for'}")
+    best = max(point.top1 or 0.0 for point in points)
+    learned = better_than_guessing(best, len(found.classes), len(found.splits["val"]))
     notes = (
         f"trained from random weights for {epochs} epochs on {same[1]} images, the same for every network; {seeds} seeds; "
         f"{len(found.splits['val'])} validation images",
         "the paper's accuracies are ImageNet's after a whole training: compare the order and the shape, not the height",
         *(f"diverged: {said}" for said in diverged),
+        *(() if learned else ("no network is better than guessing, so their order is chance: give them more epochs or images",)),
     )
     write_text(folder / f"{what}.svg", sweep_svg(what, TITLES[what], points))
     write_sweep(folder / f"{what}.html", name=what, title=TITLES[what], points=points, notes=notes, baseline=start)

@@ -86,7 +86,7 @@ def around(values: Sequence[float], *, log: bool = False, least: float | None = 
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if log:
         return low / 1.15, high * 1.15
-    margin = (high - low) * 0.08 or max(abs(high) * 0.1, 0.5)
+    margin = (high - low) * 0.08 or abs(high) * 0.1 or 0.5
     return (low - margin if least is None else max(least, low - margin)), high + margin
 
 
