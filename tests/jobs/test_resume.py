@@ -66,8 +66,17 @@ def test_killed_at_random_moments_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 def test_every_recipe_goes_on_where_it_was_killed(stripes: Path, tiny: Path, tmp_path: Path) -> None:
-    """Once each, in the middle of training."""
-    cases = [{"name": name, "workers": 0, "resumed_workers": 0, "recipe": name, "kills": [MOMENTS.randrange(40, 70)]} for name in RECIPES]
+    """Once each, in the middle of training; with and without readers, before and after in every combination."""
+    cases = [
+        {
+            "name": name,
+            "workers": number % 2 * 2,
+            "resumed_workers": number // 2 % 2 * 2,
+            "recipe": name,
+            "kills": [MOMENTS.randrange(40, 70)],
+        }
+        for number, name in enumerate(RECIPES)
+    ]
     assert run_cases(stripes, tiny, tmp_path / "runs", cases) == dict.fromkeys(RECIPES, 1)
     for name in RECIPES:
         same(tmp_path / "runs" / name, tmp_path)

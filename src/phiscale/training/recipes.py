@@ -101,7 +101,7 @@ def v2(images: int, design: Design | None = None, *, pretrained: bool = False) -
     params, above), dropout from 0.1; no decay of biases and norms; the first stage's images have (128 + (size - 128) / 4) pixels,
     57 % of the size where it is below 200.
     Source: google/automl efficientnetv2 main.py, effnetv2_configs.py; dropout's growth: arXiv 2104.00298, table 6.
-    Not run to its end but in tests.
+    Run on cifar10-mini, on one thread of a machine that others used, so without a time: 14.0 % (n = 1).
     """
     base, row = paper(images, design, pretrained=pretrained), like(design)
     million = (design.cost.params if design is not None else row.params) / 1e6
@@ -150,7 +150,10 @@ def noisy_student(images: int, design: Design | None = None, *, pretrained: bool
     The student's training is `finetune`'s with pretrained weights, else `scratch`'s; its noise is RandAugment (magnitude by size, as
     in google-research/noisystudent), dropout 0.5 and stochastic depth to 0.2. Pseudo-labels are the teacher's whole distribution,
     of images it is surer of than 0.3, balanced over the classes. Two rounds.
-    Source: arXiv 1911.04252. The unlabelled images are those of --unlabelled. Not run to its end but in tests.
+    Source: arXiv 1911.04252. The unlabelled images are those of --unlabelled.
+    Run on 1,000 photos of cifar10-mini's train and its 1,000 of test at 64 px, 571 others of train unlabelled, one round of 2 epochs
+    (`--recipe noisy_student --resolution 64 --unlabelled others --teacher RUN --rounds 1 --epochs 2`), on one thread of a machine that others
+    used: 58.9 %, its teacher (`finetune`, 4 epochs) 62.5 % (n = 1): so few epochs under so much noise gain nothing.
     """
     base = (finetune if pretrained else scratch)(images, design)
     million = (design.cost.params if design is not None else like(design).params) / 1e6
