@@ -8,6 +8,7 @@ share of every batch, and all sums are over all of them. Start at `_Training.run
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ def train(
         workers=workers, processes=processes or Processes(), stop=stop or Stop(), tensorboard=tensorboard,
         targets=targets, teacher=teacher, tell=progress or _silent, say=say or _mute, judged=judged,
     )  # fmt: skip
-    with training.processes.together():
+    with training.processes.together(), warnings.catch_warnings():
+        # pointwise kernels give gradients in a layout of their own; what DDP warns of is one small copy
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return training.run(seconds)
 
 

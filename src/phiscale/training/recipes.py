@@ -152,8 +152,8 @@ def noisy_student(images: int, design: Design | None = None, *, pretrained: bool
     of images it is surer of than 0.3, balanced over the classes. Two rounds.
     Source: arXiv 1911.04252. The unlabelled images are those of --unlabelled.
     Run on 1,000 photos of cifar10-mini's train and its 1,000 of test at 64 px, 571 others of train unlabelled, one round of 2 epochs
-    (`--recipe noisy_student --resolution 64 --unlabelled others --teacher RUN --rounds 1 --epochs 2`), on one thread of a machine that others
-    used: 58.9 %, its teacher (`finetune`, 4 epochs) 62.5 % (n = 1): so few epochs under so much noise gain nothing.
+    (`--recipe noisy_student --resolution 64 --unlabelled others --teacher RUN --rounds 1 --epochs 2`), on one thread of a machine that
+    others used: 58.9 %, its teacher (`finetune`, 4 epochs) 62.5 % (n = 1): so few epochs under so much noise gain nothing.
     """
     base = (finetune if pretrained else scratch)(images, design)
     million = (design.cost.params if design is not None else like(design).params) / 1e6
