@@ -29,8 +29,8 @@ from phiscale.architecture.catalog import design as published
 from phiscale.deploy.graph import to_onnx
 from phiscale.deploy.latency import interleaved
 from phiscale.nn import Network
-from phiscale.runtime.engines import available_threads
 from phiscale.runtime.engines.openvino import core
+from phiscale.runtime.machine import available_threads
 
 COLUMNS = ("network", "graph", "engine", "seconds_to_make", "layers", "ms", "times_the_plans", "largest_difference", "calls")
 Engine = Callable[[np.ndarray], np.ndarray]

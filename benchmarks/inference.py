@@ -27,9 +27,9 @@ import torch
 from phiscale.architecture.catalog import design as published
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.deploy.latency import interleaved
-from phiscale.runtime.engines import available_threads, installed, open_engine, usable
+from phiscale.runtime.engines import installed, open_engine, usable
 from phiscale.runtime.engines.openvino import core
-from phiscale.runtime.machine import machine
+from phiscale.runtime.machine import available_threads, machine
 
 Job = Callable[[], object]
 IMAGES = 64

@@ -25,10 +25,9 @@ from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import rows
 from phiscale.deploy.graph import to_onnx
 from phiscale.deploy.latency import interleaved
-from phiscale.runtime.engines import available_threads
 from phiscale.runtime.engines.openvino import core
 from phiscale.runtime.image import read_image
-from phiscale.runtime.machine import machine
+from phiscale.runtime.machine import available_threads, machine
 from phiscale.runtime.transform import normalise, to_pixels
 
 CALIBRATED_ON = 200

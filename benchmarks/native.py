@@ -19,7 +19,8 @@ from phiscale.architecture import Design, scale
 from phiscale.architecture.catalog import design as published
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.deploy.latency import TorchEngine, interleaved
-from phiscale.runtime.engines import Precision, available_threads, open_engine
+from phiscale.runtime.engines import Precision, open_engine
+from phiscale.runtime.machine import available_threads
 from phiscale.runtime.native import Native
 from phiscale.runtime.native.support import levels
 

@@ -16,8 +16,8 @@ from phiscale.cost.count import weight_bytes
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.errors import ArgumentError
 from phiscale.runtime.bundle import Bundle, read_bundle
-from phiscale.runtime.engines import Engine, Precision, available_threads, choose, open_engine
-from phiscale.runtime.machine import free_bytes
+from phiscale.runtime.engines import Engine, Precision, choose, open_engine
+from phiscale.runtime.machine import available_threads, free_bytes
 
 Measurable = Design | Bundle | str | Path  # a design is measured with random weights, which run as fast as any
 SLICE = 0.05  # seconds that a candidate runs before the next has its turn

@@ -10,7 +10,8 @@ from phiscale.architecture.design import Design
 from phiscale.architecture.output import Output
 from phiscale.deploy.latency import TorchEngine
 from phiscale.errors import BundleError
-from phiscale.runtime.engines import Precision, available_threads, open_engine, usable
+from phiscale.runtime.engines import Precision, open_engine, usable
+from phiscale.runtime.machine import available_threads
 from phiscale.runtime.predictor import probabilities
 
 NOISE, SEED = 4, 0  # seeded normal images, always among the inputs

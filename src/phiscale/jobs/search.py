@@ -25,7 +25,7 @@ from phiscale.errors import ArgumentError, PhiscaleError, RunError
 from phiscale.jobs.choose import ENLARGE, LEAST_USEFUL, named_design
 from phiscale.jobs.watch import Watcher
 from phiscale.report.study import write_study
-from phiscale.runtime.engines import available_threads
+from phiscale.runtime.machine import available_threads
 from phiscale.search import Candidate, Grid, feasible
 from phiscale.search.setup import Setup
 from phiscale.search.storage import need_optuna

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from phiscale.runtime.engines import available_threads
-
 # what decides how fast a network runs here: vector width, half precision, matrix units
 _TELLING = (
     "avx2",
@@ -37,6 +35,11 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def available_threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpuinfo() -> dict[str, str]:

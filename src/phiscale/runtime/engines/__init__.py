@@ -5,7 +5,6 @@ Never: imports torch; falls back to another engine than the one that was asked f
 Start reading: `open_engine` below.
 """
 
-import os
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.errors import ArgumentError, MissingExtraError
+from phiscale.runtime.machine import available_threads
 from phiscale.runtime.native.model import design_of, read_model
 from phiscale.runtime.native.support import levels, machine_lacks, why_not
 from phiscale.version import VERSION
@@ -65,11 +65,6 @@ def choose(runtime: str) -> Runtime:
 def quickest() -> Runtime | None:
     """The installed engine that answers first: ONNX Runtime opens a model in a third of OpenVINO's time (benchmarks/startup.py)."""
     return "onnxruntime" if "onnxruntime" in installed() else None
-
-
-def available_threads() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_engine(
