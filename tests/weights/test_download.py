@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import phiscale
+from phiscale.architecture.catalog import row, rows
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.weights import find, pretrained, records
 from phiscale.weights.dialects import to_dialect
@@ -226,7 +227,6 @@ def test_what_the_hub_does_not_have_says_where_to_put_it(hub):
 
 
 def test_records_are_of_known_networks_and_say_all_that_a_file_does_not():
-    from phiscale.architecture.catalog import rows
     from phiscale.weights.dialects import DIALECTS
 
     assert len(records()) == 354
@@ -255,6 +255,16 @@ def test_records_are_of_known_networks_and_say_all_that_a_file_does_not():
 def test_published_records(name, network, crop, resize, top1):
     record = find(name)
     assert (record.network, record.preprocess.crop, record.preprocess.resize, record.top1) == (network, crop, resize, top1)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in rows() if name.startswith(("efficientnet_lite", "efficientnet_e", "efficientnet_cc", "efficientnetv2_"))]
+)
+def test_a_row_has_the_preprocessing_of_its_authors_own_file(name):
+    """Among the others' files some are ports with a mean and deviation of a half, which is nearly the same."""
+    own = [r for r in records() if r.name.startswith("tensorflow/") and r.network == name and r.num_classes == 1000 and "21k" not in r.name]
+    assert {record.preprocess for record in own} <= {row(name).preprocess}
+    assert own or name == "efficientnetv2_xl" or "_rw_" in name
 
 
 def test_pycls_expects_blue_first_and_phiscale_turns_it(tmp_path, monkeypatch):

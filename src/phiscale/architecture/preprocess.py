@@ -11,6 +11,8 @@ Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+# Google's (x - 127) / 128 and (x - 128) / 128
+P127, P128 = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,11 +43,16 @@ def _published(row: Row) -> str:
     trained = f", trained at {row.train_resolution}" if row.train_resolution else ""
     lines = [
         f"top-1        {top1} ({row.source})",
-        f"images       {image.crop} px out of {image.resize}, {image.interpolation}, mean {image.mean}, std {image.std}{trained}",
+        f"images       {image.crop} px out of {image.resize}, {image.interpolation}, mean {_three(image.mean)}, std {_three(image.std)}"
+        + trained,
         f"recipe       dropout {row.dropout:g}, drop path {row.drop_path:g}, batch norm momentum {row.bn_momentum:g}",
         f"weights      {len(own)} published files" + (f", best {own[0].name}; all: phiscale list --weights {row.name}" if own else ""),
     ]
     return "\n".join(lines)
+
+
+def _three(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def facts(design: Design, *, layers: bool = False) -> dict[str, Any]:

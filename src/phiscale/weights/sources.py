@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phiscale.architecture import Preprocess
-from phiscale.architecture.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD
+from phiscale.architecture.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD, P127, P128
 from phiscale.errors import ArgumentError, MissingExtraError, WeightsError
 from phiscale.weights.download import cached_path, download, in_hub_cache
 from phiscale.weights.numerics import TF, TF_PORT, TORCH, Numerics
@@ -29,8 +29,8 @@ _Three = tuple[float, float, float]
 _NORMS: Mapping[str, tuple[_Three, _Three]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "half": (HALF, HALF),
-    "127/128": ((127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)),
-    "128/128": ((128 / 255, 128 / 255, 128 / 255), (128 / 255, 128 / 255, 128 / 255)),
+    "127/128": (P127, P128),
+    "128/128": (P128, P128),
 }
 
 

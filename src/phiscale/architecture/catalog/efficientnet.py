@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from phiscale.architecture.catalog.row import Row
 from phiscale.architecture.design import Design, Origin
-from phiscale.architecture.preprocess import HALF, Preprocess
+from phiscale.architecture.preprocess import P127, P128, Preprocess
 from phiscale.architecture.rounding import Rounding
 from phiscale.architecture.scaling import scale_spec
 from phiscale.architecture.spec import NetworkSpec, Stage
@@ -65,7 +65,7 @@ def _lite(name: str, width: float, depth: float, resolution: int, dropout: float
         top1=top1,
         source="tensorflow/tpu efficientnet/lite README, FP32",
         dropout=dropout,
-        preprocess=Preprocess(crop=resolution, resize=resolution + 32, mean=HALF, std=HALF),
+        preprocess=Preprocess(crop=resolution, resize=resolution + 32, mean=P127, std=P128),
     )
 
 

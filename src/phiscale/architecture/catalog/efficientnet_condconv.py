@@ -9,7 +9,7 @@ from dataclasses import replace
 from phiscale.architecture.catalog.efficientnet import B0
 from phiscale.architecture.catalog.row import Row
 from phiscale.architecture.design import Design, Origin
-from phiscale.architecture.preprocess import HALF, Preprocess
+from phiscale.architecture.preprocess import P127, P128, Preprocess
 from phiscale.architecture.scaling import scale_spec
 
 
@@ -24,7 +24,7 @@ def _row(name: str, depth: float, experts: int, params: int, top1: float) -> Row
         top1=top1,
         source="tensorflow/tpu efficientnet/condconv README",
         dropout=0.25,
-        preprocess=Preprocess(crop=224, resize=256, mean=HALF, std=HALF),
+        preprocess=Preprocess(crop=224, resize=256, mean=P127, std=P128),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from phiscale.architecture.catalog.row import Row
 from phiscale.architecture.design import Design, Origin
-from phiscale.architecture.preprocess import HALF, Preprocess
+from phiscale.architecture.preprocess import P127, P128, Preprocess
 from phiscale.architecture.rounding import round_width
 from phiscale.architecture.scaling import scale_spec
 from phiscale.architecture.spec import NetworkSpec, Stage
@@ -45,7 +45,7 @@ def _row(name: str, width: float, depth: float, resolution: int, dropout: float,
         source="tensorflow/tpu efficientnet/edgetpu README, float",
         timm=f"efficientnet_e{name}",
         dropout=dropout,
-        preprocess=Preprocess(crop=resolution, resize=resolution + 32, mean=HALF, std=HALF),
+        preprocess=Preprocess(crop=resolution, resize=resolution + 32, mean=P127, std=P128),
     )
 
 

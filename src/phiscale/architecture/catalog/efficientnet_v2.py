@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from phiscale.architecture.catalog.row import Row
 from phiscale.architecture.design import Design, Origin
-from phiscale.architecture.preprocess import HALF, Preprocess
+from phiscale.architecture.preprocess import P128, Preprocess
 from phiscale.architecture.rounding import Rounding
 from phiscale.architecture.scaling import scale_spec
 from phiscale.architecture.spec import NetworkSpec, Stage, Stem
@@ -78,8 +78,8 @@ def _row(
 
 
 def _large(name: str, spec: NetworkSpec, train: int, resolution: int, dropout: float, params: int, top1: float, source: str) -> Row:
-    # from 320 px on the reference tests whole images: no crop
-    preprocess = Preprocess(crop=resolution, resize=resolution, mean=HALF, std=HALF)
+    # from 320 px on the reference tests whole images, squashed: no crop
+    preprocess = Preprocess(crop=resolution, resize=resolution, interpolation="bilinear", mean=P128, std=P128)
     return _row(name, spec, train, resolution, dropout, params, top1, preprocess, source)
 
 
