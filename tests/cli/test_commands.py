@@ -55,7 +55,7 @@ def test_a_network_under_another_projects_name_is_answered_with_ours(capsys: pyt
     said = capsys.readouterr().out
     for part in (
         "83.9 % (arXiv 2104.00298, table 7)",
-        "384 px out of 384, bicubic",
+        "384 px out of 384, bilinear",
         "trained at 300",
         "dropout 0.2, drop path 0.2",
         "published files, best t",
