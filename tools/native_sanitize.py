@@ -36,11 +36,14 @@ def main() -> int:
     parser.add_argument("--emulate-amx", action="store_true", help="level amx, emulated, in the place of avx512_bf16")
     given, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
+        builds: list[subprocess.Popen[bytes]] = []
         for level in given.levels.split(","):
             emulated = given.emulate_amx and level == "avx512_bf16"
             source = f"-include {ROOT}/tools/amx_emulated.h -DPHI_AMX" if emulated else f"-DPHI_{level.upper()}"
             options = f"{COMMON} {CHECKS} {source} {TARGETS[level]}".split()
-            subprocess.run(["g++", *options, "-o", Path(folder) / f"_{level}.so", SOURCE], check=True)
+            builds.append(subprocess.Popen(["g++", *options, "-o", Path(folder) / f"_{level}.so", SOURCE]))
+        if failed := [build.args for build in builds if build.wait()]:
+            raise SystemExit(f"a sanitized build failed: {failed}")
         parts = [
             subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True)
             for name in ("libasan.so", "libubsan.so")

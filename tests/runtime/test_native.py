@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,18 @@ from phiscale.deploy.fold import folded
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.errors import ArgumentError, BundleError, WeightsError
 from phiscale.nn import Network
-from phiscale.runtime.engines import choice, open_engine, usable
+from phiscale.runtime import engines
+from phiscale.runtime.engines import choice, installed, open_engine, usable
 from phiscale.runtime.native import Native, why_not
+from phiscale.runtime.native import engine as native_engine
 from phiscale.runtime.native.engine import map_size
 from phiscale.runtime.native.model import read_model
+from phiscale.runtime.native.program import ABI, bind
 from phiscale.runtime.native.support import LEVELS, MASK, Level, instructions, levels, machine_lacks, network_asks_for
 from random_specs import specs
 
 HERE = levels()
+WHOLE = bool(os.environ.get("PHISCALE_WHOLE_CATALOG"))  # the large published networks too
 runs_here = pytest.mark.skipif(not HERE, reason=str(machine_lacks()))
 
 
@@ -155,10 +160,40 @@ def test_every_width_of_a_depthwise_row_is_computed(kernel: int, stride: int, wi
     check(spec, (11, width), count=3, threads=2)
 
 
+def supported_rows(most: float) -> list[str]:
+    return [name for name, row in rows().items() if row.params < most and network_asks_for(row.design.spec) is None]
+
+
+# L2 (480 M params) and V2-XL (208 M) would want 10 GiB in float64; their blocks are of the kinds below
 @runs_here
-@pytest.mark.parametrize("name", [name for name, row in rows().items() if row.params < 10e6 and network_asks_for(row.design.spec) is None])
+@pytest.mark.parametrize("name", supported_rows(200e6))
 def test_published_networks_are_as_near_to_float64_as_torch(name: str) -> None:
+    if rows()[name].params > 10e6 and not WHOLE:
+        pytest.skip("networks of more than 10 M params take minutes: PHISCALE_WHOLE_CATALOG=1 runs them")
     check(published(name).spec, (96, 96), count=2, threads=2)
+
+
+def published_blocks(most: float) -> list[NetworkSpec]:
+    """Each distinct block of the published networks of up to `most` params, behind a 1x1 stem of the width that it reads."""
+    found = dict[NetworkSpec, None]()
+    for name in supported_rows(most):
+        spec = published(name).spec
+        w_in = spec.stem.widths[-1]
+        for stage in spec.stages:
+            for first in (True, False)[: stage.depth]:
+                block = replace(stage, depth=1, stride=stage.stride if first else 1)
+                found[replace(spec, stages=(block,), stem=Stem(widths=(w_in,), kernel=1, stride=1), head_width=0, num_classes=0)] = None
+                w_in = stage.width
+    return list(found)
+
+
+@runs_here
+@pytest.mark.slow
+def test_every_published_block_is_as_near_to_float64_as_torch() -> None:
+    specs = published_blocks(200e6 if WHOLE else 10e6)
+    assert len(specs) > 60
+    for spec in specs:
+        check(spec, (9, 7), count=2, threads=2)
 
 
 @each_level
@@ -326,6 +361,68 @@ def test_bad_weights_threads_and_images_are_refused() -> None:
 
 
 @runs_here
+def test_an_image_beyond_the_limit_is_refused_before_any_memory_is_taken() -> None:
+    engine = Native(SMALL, random_weights(SMALL), threads=1)
+    before = engine.memory_bytes
+    with pytest.raises(ArgumentError, match="67108864 pixels at most, got 8193 x 8192"):
+        engine(np.broadcast_to(np.float32(0), (1, 3, 8193, 8192)))
+    assert engine.memory_bytes == before
+
+
+@runs_here
+def test_a_bundles_model_with_weights_that_are_not_finite_is_refused_whichever_engine_is_the_default() -> None:
+    weights = random_weights(SMALL)
+    weights["head.bias"][3] = np.nan
+    model = graph(Design(spec=SMALL, resolution=32), weights).SerializeToString()
+    for runtime in ("native", None):
+        with pytest.raises(WeightsError, match=r"head\.bias is not finite"):
+            open_engine(model, runtime=runtime)
+
+
+@runs_here
+def test_where_the_system_refuses_a_level_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        phi_abi = staticmethod(lambda: ABI)
+
+        @staticmethod
+        def phi_permit(error: Any, _: int) -> int:
+            error.value = b"the system does not permit AMX"
+            return 1
+
+    refused = {HERE[0].name}
+    monkeypatch.setattr(native_engine, "bind", lambda path: Refusing if Path(path).name.split(".")[0][1:] in refused else bind(path))
+    if len(HERE) > 1:
+        assert Native(SMALL, random_weights(SMALL), threads=1).level == HERE[1].name
+    refused |= {level.name for level in HERE}
+    with pytest.raises(ArgumentError, match="can't start: the system does not permit AMX"):
+        Native(SMALL, random_weights(SMALL), threads=1)
+
+
+@runs_here
+def test_threads_that_cannot_be_had_are_an_error() -> None:
+    program = """
+import resource
+from phiscale.architecture.catalog import design
+from phiscale.deploy.graph import random_weights
+from phiscale.errors import PhiscaleError
+from phiscale.runtime.native import Native
+spec = design("efficientnet_lite0").spec
+weights = random_weights(spec)
+Native(spec, weights, threads=2).close()
+resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().split()[0]) * 4096 + (200 << 20),) * 2)
+try:
+    Native(spec, weights, threads=250)  # 8 MiB of stack each
+except PhiscaleError as error:
+    assert "threads, not 250" in str(error), error
+else:
+    raise SystemExit("it got them")
+assert Native(spec, weights, threads=2).threads == 2
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@runs_here
 def test_memory_that_cannot_be_had_is_an_error_and_the_engine_lives_on() -> None:
     program = """
 import resource, numpy as np
@@ -378,41 +475,64 @@ class Slow:
 
 
 @pytest.mark.parametrize(("native", "other", "wins"), [(0.001, 0.02, "native"), (0.02, 0.001, "openvino")])
-def test_the_faster_engine_is_the_default_and_it_is_measured_once(
+def test_the_fastest_engine_is_the_default_and_it_is_measured_once(
     native: float, other: float, wins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    engines = {"openvino": Slow("openvino", other), "native": Slow("native", native)}
-    image = np.zeros((1, 3, 8, 8), np.float32)
+    slow = {"openvino": Slow("openvino", other), "native": Slow("native", native)}
+    batches = [np.zeros((count, 3, 8, 8), np.float32) for count in (1, 4)]
 
     def ask(about: str = "this") -> str:
-        return choice.faster(("openvino", "native"), lambda name: engines[name], image, about=about).name
+        return choice.fastest(("openvino", "native"), lambda name: slow[name], batches, about=about).name
 
     assert ask() == wins
     assert json.loads(choice.remembered_in().read_text()).popitem()[1] == wins
-    before = engines["native"].calls
+    before = slow["native"].calls
     assert ask() == wins
-    assert engines["native"].calls == before
-    choice.remembered_in().write_text("{")  # broken: measured anew
-    assert ask() == wins
-    assert engines["native"].calls > before
-    engines["openvino"].seconds, engines["native"].seconds = native, other
+    assert slow["native"].calls == before
+    for broken in ("{", "[]", "\0", "7"):
+        choice.remembered_in().write_text(broken)  # measured anew
+        assert ask() == wins
+        assert slow["native"].calls > before
+        before = slow["native"].calls
+    slow["openvino"].seconds, slow["native"].seconds = native, other
     assert ask() == wins  # remembered
     assert ask("something else") != wins  # measured
 
 
+def test_native_is_never_the_default_where_another_engine_is_faster_in_one_batch() -> None:
+    three = ("openvino", "onnxruntime", "native")
+    assert choice.best_of(three, [[3.0, 2.0, 1.0], [30.0, 20.0, 19.9]]) == 2
+    assert choice.best_of(three, [[3.0, 2.0, 1.0], [30.0, 20.0, 20.1]]) == 1  # ONNX Runtime wins the batch
+    assert choice.best_of(three, [[3.0, 0.9, 1.0], [30.0, 99.0, 1.0]]) == 0  # loses least where it loses most
+    assert choice.best_of(three, [[1.0, 1.0, 1.0]]) == 0  # the first wins a tie
+
+
 @runs_here
-def test_the_default_is_a_runtime_that_can_do_the_network_and_the_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_chosen_among_all_that_can_do_the_network_the_precision_and_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(choice, "_fastest", lambda engines, _: engines[-1])
+    tried = list[tuple[tuple[str, ...], int]]()
+
+    def native_wins(opened: list[engines.Engine], batch: np.ndarray) -> list[float]:
+        tried.append((tuple(engine.name for engine in opened), len(batch)))
+        return [1.0 if engine.name == "native" else 2.0 for engine in opened]
+
+    monkeypatch.setattr(choice, "_seconds", native_wins)
     model = graph(Design(spec=SMALL, resolution=32), random_weights(SMALL)).SerializeToString()
-    assert (open_engine(model).name, open_engine(model).precision) == ("native", "f32")
+    assert (open_engine(model, batch=4).name, open_engine(model, batch=4).precision) == ("native", "f32")
+    assert tried == [(installed(), 1), (installed(), 4)]  # the second time it was known
     assert open_engine(model, precision="auto").precision == HERE[0].computes
     bottleneck = replace(SMALL, stages=(Stage(kind="bottleneck", depth=1, width=8, expand=0.5),))
     other = graph(Design(spec=bottleneck, resolution=32), random_weights(bottleneck)).SerializeToString()
     assert open_engine(other).name != "native"
     monkeypatch.setenv(MASK, "avx2")
     assert open_engine(model).name != "native"
+    monkeypatch.delenv(MASK)
+    monkeypatch.setattr(engines, "installed", lambda: ("onnxruntime", "native"))
+    if levels("bf16"):
+        assert open_engine(model, precision="bf16").name == "native"  # ONNX Runtime has no bf16
 
 
 @settings(max_examples=60, deadline=None)

@@ -85,10 +85,9 @@ def _settings(model: bytes, batch: int) -> list[Setting]:
 
     First the one that `predict` takes by itself.
     """
-    default = open_engine(model).name
+    default = open_engine(model, batch=batch).name
     exact = [setting(runtime=name, batch=batch) for name in sorted(usable(model, "f32"), key=lambda name: name != default)]
-    quick = (name for name in usable(model, "bf16") if name != "onnxruntime")  # which is float32 alone
-    return [*exact, *(setting(runtime=name, batch=batch, precision="auto") for name in quick)]
+    return [*exact, *(setting(runtime=name, batch=batch, precision="auto") for name in usable(model, "bf16"))]
 
 
 def metadata(design: Design, preprocess: Preprocess, labels: Sequence[str], output: Output) -> dict[str, str]:

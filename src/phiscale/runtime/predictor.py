@@ -58,8 +58,8 @@ def load(
 ) -> "Predictor":
     """The predictor of a bundle, or of a run folder that holds one.
 
-    runtime    "openvino", "onnxruntime" or "native"; by default OpenVINO where it is installed, else ONNX Runtime, or our own engine
-               where it was faster for this network when both were tried on this machine, once
+    runtime    "openvino", "onnxruntime" or "native"; by default OpenVINO where it is installed, else ONNX Runtime; where our own engine
+               can run the network too, the fastest of all when they were tried on this machine, once
     threads    all that this process may use, unless given
     precision  "f32", the PyTorch model's answers; "auto", the engine's fastest (bf16 where the processor has it): parity.json says
                how far that is from the PyTorch model, bench.json how much faster

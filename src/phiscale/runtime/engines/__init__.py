@@ -21,7 +21,7 @@ from phiscale.version import VERSION
 
 Runtime = Literal["openvino", "onnxruntime", "native"]
 Precision = Literal["auto", "f32", "bf16"]
-# the first that is installed is the default, or native where it was faster
+# the first that is installed is the default; where native can run a network, the fastest of all is
 RUNTIMES: tuple[Runtime, ...] = ("openvino", "onnxruntime", "native")
 SHORT: dict[str, Runtime] = {"onnx": "onnxruntime", "ort": "onnxruntime", "ov": "openvino"}
 
@@ -44,8 +44,20 @@ def installed() -> tuple[Runtime, ...]:
 
 
 def usable(model: bytes, precision: Precision = "auto") -> tuple[Runtime, ...]:
-    """The installed engines that can run this model in this precision: the native one knows its own kinds of blocks."""
-    return tuple(name for name in installed() if name != "native" or why_not(design_of(model).spec, precision) is None)
+    """The installed engines that can run this model in this precision."""
+
+    def can(name: Runtime) -> bool:
+        match name:
+            case "openvino":
+                return True
+            case "onnxruntime":
+                return precision != "bf16"
+            case "native":
+                return why_not(design_of(model).spec, precision) is None
+            case _:
+                assert_never(name)
+
+    return tuple(name for name in installed() if can(name))
 
 
 def choose(runtime: str) -> Runtime:
@@ -72,8 +84,8 @@ def open_engine(
 ) -> Engine:
     """The engine that runs `model`. threads: all that this process may use, unless given.
 
-    runtime      by default OpenVINO where it is installed, else ONNX Runtime; our own engine where it can run here and was faster for
-                 this network when both were tried, once (choice.py)
+    runtime      by default OpenVINO where it is installed, else ONNX Runtime; where our own engine can run the network too, whichever was
+                 fastest when all were tried, once, with one image and with `batch` (choice.py)
     batch        the number of images that is going to come most often; others work too
     precision    "f32" gives the PyTorch model's answers. "auto" leaves it to the engine: both OpenVINO and the native one compute in bf16
                  where the processor has instructions for it, up to twice as fast; of 500 photos, Lite0 in OpenVINO then labels 6
@@ -88,23 +100,23 @@ def open_engine(
     def open_one(name: Runtime) -> Engine:
         return _open(name, model, threads=count, precision=precision, batch=batch)
 
-    return _default(model, open_one, (count, precision)) if runtime is None else open_one(choose(runtime))
+    return _default(model, open_one, count, precision, batch) if runtime is None else open_one(choose(runtime))
 
 
-def _default(model: bytes, open_one: Callable[[Runtime], Engine], asked: tuple[int, Precision]) -> Engine:
+def _default(model: bytes, open_one: Callable[[Runtime], Engine], threads: int, precision: Precision, batch: int) -> Engine:
     known = installed()
     if not known:
         raise MissingExtraError("predicting needs ONNX Runtime or OpenVINO: pip install onnxruntime, or 'phiscale[openvino]'")
-    first = known[0]
-    if first == "native" or len(known) == 1 or "native" not in usable(model, asked[1]):
-        return open_one(first)
-    from phiscale.runtime.engines.choice import faster
+    can = usable(model, precision)
+    if "native" not in can or len(can) == 1:
+        return open_one((can or known)[0])
+    from phiscale.runtime.engines.choice import fastest
     from phiscale.runtime.machine import machine
 
     design, here = design_of(model), machine()
-    about = (asked, design.to_toml(), here["processor"], here["threads"], levels(asked[1]), VERSION, _version(first))
-    shape = (1, design.spec.in_channels, design.resolution, design.resolution)
-    return faster((first, "native"), open_one, np.zeros(shape, np.float32), about=about)
+    about = (threads, precision, design.to_toml(), here["processor"], here["threads"], levels(precision), VERSION, *map(_version, can))
+    image = (design.spec.in_channels, design.resolution, design.resolution)
+    return fastest(can, open_one, [np.zeros((count, *image), np.float32) for count in sorted({1, batch})], about=about)
 
 
 def _version(package: str) -> str | None:

@@ -23,7 +23,7 @@ namespace {
 constexpr int GROUP_PIXELS = 16 * 16;  // maps up to this size run several images at a time: one reading of the weights serves all
 constexpr int GROUP = 4;
 constexpr int CHUNK = 64;        // images whose pooled features wait for one multiplication by the classifier
-constexpr int BAND_PIXELS = 224;  // pixels that are expanded at a time
+constexpr int BAND_PIXELS = 448;  // pixels that are expanded at a time
 constexpr float HALF_MAX = 65504;  // the largest half-precision number
 constexpr size_t SLACK = 64 * 32;  // elements behind every map: a tile of 16 pixels may read beyond the last one
 constexpr bool HALF = !std::is_same_v<Fast, Exact>;  // blocks run in half precision where they can

@@ -12,6 +12,9 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -23,9 +26,10 @@ class Team {
     Team(int size, size_t phases) : size_(size), phases_(std::make_unique<Phase[]>(phases)) {
         try {
             for (int id = 1; id < size; id++) workers_.emplace_back([this, id] { work(id); });
-        } catch (...) {  // no more threads to be had
+        } catch (const std::system_error &problem) {
+            const size_t started = workers_.size() + 1;
             end();
-            throw;
+            throw std::runtime_error("the system gives it " + std::to_string(started) + " threads, not " + std::to_string(size) + ": " + problem.what());
         }
     }
     ~Team() { end(); }
