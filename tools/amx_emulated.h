@@ -22,7 +22,12 @@ struct F {
 EMULATED F wide(H a) { return {_mm512_cvtph_ps(_mm512_castsi512_si256(a.v)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(a.v, 1))}; }
 EMULATED H join(__m256i lo, __m256i hi) { return {_mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1)}; }
 EMULATED H loud(F f) { return join(_mm512_cvtps_ph(f.lo, 0), _mm512_cvtps_ph(f.hi, 0)); }
-EMULATED H quiet(F f) { return join(_mm512_cvt_roundps_ph(f.lo, 8), _mm512_cvt_roundps_ph(f.hi, 8)); }
+// What rounds to infinity becomes it before the conversion, which then has nothing to report (GCC leaves out its {sae}).
+EMULATED __m512 unbounded(__m512 f) {
+    const __mmask16 beyond = _mm512_cmp_ps_mask(_mm512_abs_ps(f), _mm512_set1_ps(65520), _CMP_GE_OQ);
+    return _mm512_mask_or_ps(f, beyond, _mm512_and_ps(f, _mm512_set1_ps(-0.f)), _mm512_set1_ps(__builtin_inff()));
+}
+EMULATED H quiet(F f) { return loud({unbounded(f.lo), unbounded(f.hi)}); }
 #define EACH(name, end, expression)                                        \
     EMULATED H name(H a, H b) {                                            \
         const F x = wide(a), y = wide(b);                                  \
@@ -35,7 +40,7 @@ EACH(least, loud, _mm512_min_ps(p, q))
 EACH(most, loud, _mm512_max_ps(p, q))
 EACH(add_quiet, quiet, _mm512_add_ps(p, q))
 EACH(mul_quiet, quiet, _mm512_mul_ps(p, q))
-EACH(scalef_quiet, quiet, _mm512_scalef_ps(p, q))
+EACH(scalef_quiet, quiet, _mm512_scalef_round_ps(p, q, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #undef EACH
 EMULATED H fma(H a, H b, H c) {
     const F x = wide(a), y = wide(b), z = wide(c);

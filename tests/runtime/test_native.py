@@ -47,6 +47,7 @@ each_level = pytest.mark.parametrize(
     [pytest.param(level, id=level.name, marks=pytest.mark.skipif(level not in HERE, reason=_lacks(level))) for level in LEVELS],
 )
 
+CALIBRATED = 8  # images that running statistics are of
 SMALL = NetworkSpec(
     stages=(
         Stage(kind="mbconv", depth=2, width=16, kernel=3, expand=1, se=0.25),
@@ -60,7 +61,10 @@ SMALL = NetworkSpec(
 
 
 def network(spec: NetworkSpec, size: tuple[int, int], *, seed: int = 0, gain: float = 1.0) -> Network:
-    """A network in eval mode with random batch norms, whose running statistics are those of its own activations, as after training."""
+    """A network in eval mode with random batch norms, whose running statistics are those of its activations on `images`, as after training.
+
+    On other images a deep one of small maps can leave its range by orders of magnitude, and then every precision's error is chance.
+    """
     torch.manual_seed(seed)
     made = Network(spec, bn_momentum=1.0).train()
     for part in made.modules():
@@ -70,7 +74,7 @@ def network(spec: NetworkSpec, size: tuple[int, int], *, seed: int = 0, gain: fl
         if isinstance(part, torch.nn.Conv2d) and part.bias is not None:
             torch.nn.init.normal_(part.weight, 0, part.in_channels**-0.5)
     with torch.no_grad():
-        made(torch.from_numpy(images(spec, size, count=8, seed=seed + 1)))
+        made(torch.from_numpy(images(spec, size, count=CALIBRATED)))
     for part in made.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.running_var.clamp_(min=0.05)  # a map of one pixel has hardly any variance
@@ -100,7 +104,7 @@ SLACK = {"bf16": 1.1, "f32": 2.0}  # of PyTorch's own error; in f32 that is the 
 def check(spec: NetworkSpec, size: tuple[int, int], *, count: int, threads: int, slack: float = 1.0) -> None:
     """Every level here is as near to float64 as PyTorch in its precision (times SLACK times `slack`); an embedding by twice that."""
     made = network(spec, size)
-    weights, x = weights_of(made), images(spec, size, count=count)
+    weights, x = weights_of(made), images(spec, size, count=max(count, CALIBRATED))[:count]
     given = torch.from_numpy(x)
     with torch.inference_mode():
         torchs = {"f32": made.forward_features(given), "bf16": made.bfloat16().forward_features(given.bfloat16()).float()}
@@ -168,8 +172,8 @@ def supported_rows(most: float) -> list[str]:
 @runs_here
 @pytest.mark.parametrize("name", supported_rows(200e6))
 def test_published_networks_are_as_near_to_float64_as_torch(name: str) -> None:
-    if rows()[name].params > 10e6 and not WHOLE:
-        pytest.skip("networks of more than 10 M params take minutes: PHISCALE_WHOLE_CATALOG=1 runs them")
+    if rows()[name].params > 25e6 and not WHOLE:
+        pytest.skip("networks of more than 25 M params take minutes: PHISCALE_WHOLE_CATALOG=1 runs them")
     check(published(name).spec, (96, 96), count=2, threads=2)
 
 
@@ -190,8 +194,8 @@ def published_blocks(most: float) -> list[NetworkSpec]:
 @runs_here
 @pytest.mark.slow
 def test_every_published_block_is_as_near_to_float64_as_torch() -> None:
-    specs = published_blocks(200e6 if WHOLE else 10e6)
-    assert len(specs) > 60
+    specs = published_blocks(200e6 if WHOLE else 25e6)
+    assert len(specs) > 100
     for spec in specs:
         check(spec, (9, 7), count=2, threads=2)
 

@@ -227,7 +227,7 @@ INLINE int piece_of(int) { return PIECE; }
 // For i in [0, count): rows_at(i) names the pixels; done(i, 0, pixels, c, 32) takes their sums c[pixel][32].
 // done() of a piece is called while the next one is in the tiles: the two run side by side in the processor.
 template <class RowsAt, class Done>
-INLINE void gemm(int count, RowsAt rows_at, const ptrdiff_t *offsets, size_t step, const Packed &packed, const bf16 *weights, int group, Done done) {
+INLINE void gemm(int count, RowsAt rows_at, const ptrdiff_t *offsets, size_t step, const Packed &packed, const bf16 *weights, int group, int, Done done) {
     alignas(64) float c[2][32 * 32];
     const float *bias = packed.bias + group * 32;
     const size_t row_bytes = step * sizeof(bf16), second = 16 * step;

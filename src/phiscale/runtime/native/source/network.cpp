@@ -30,12 +30,32 @@ constexpr bool HALF = !std::is_same_v<Fast, Exact>;  // blocks run in half preci
 
 int slabs(int channels) { return up(channels, SLAB) / SLAB; }
 
+}  // namespace
+}  // namespace phi
+
+// Clock ticks of the parts of a run on one thread, in the builds of benchmarks/native_floor.py
+#if defined(PHI_PROFILE)
+PHI_API uint64_t phi_ticks[4 + 3 * 1024];  // whole run, image, head, classifier; then expand and depthwise, scale, project of each block
+uint64_t phi_ticks[4 + 3 * 1024];
+struct Timed {
+    uint64_t &total, start = __rdtsc();
+    explicit Timed(int part) : total(phi_ticks[part]) {}
+    ~Timed() { total += __rdtsc() - start; }
+};
+#define TIMED(part) const Timed timed(part)
+#else
+#define TIMED(part)
+#endif
+
+namespace phi {
+namespace {
+
 // ---- weights, packed once ----
 
 struct SqueezeExcite {
     int width = 0, padded = 0;                        // padded to SLAB
     Gate *reduce = nullptr;                           // [channels][padded]: contiguous in the hidden width
-    Gate *gate = nullptr;                             // [width][channels]
+    Gate *gate = nullptr;                             // [slab][width][SLAB]
     float *reduce_bias = nullptr, *gate_bias = nullptr;
 };
 
@@ -164,7 +184,7 @@ void pack_squeeze_excite(Arena &arena, Block &block) {
         se.reduce_bias[h] = block.it.reduce_b[h];
         for (int c = 0; c < block.it.w_mid; c++) {
             narrow(se.reduce[(size_t)c * se.padded + h], block.it.reduce_w[(size_t)h * block.it.w_mid + c]);
-            narrow(se.gate[(size_t)h * channels + c], block.it.gate_w[(size_t)c * se.width + h]);
+            narrow(se.gate[((size_t)(c / SLAB) * se.width + h) * SLAB + c % SLAB], block.it.gate_w[(size_t)c * se.width + h]);
         }
     }
     for (int c = 0; c < block.it.w_mid; c++) se.gate_bias[c] = block.it.gate_b[c];
@@ -439,9 +459,10 @@ void reduce_slab(const SqueezeExcite &se, const float *sums, int slab, float *hi
 }
 
 // the gates of one slab
-V gate_slab(const SqueezeExcite &se, int channels, const float *hidden, int slab) {
+V gate_slab(const SqueezeExcite &se, const float *hidden, int slab) {
     V sum[4] = {load(se.gate_bias + slab * SLAB), zero(), zero(), zero()};
-    for (int h = 0; h < se.width; h++) sum[h % 4] = fma(all(hidden[h]), load(se.gate + (size_t)h * channels + slab * SLAB), sum[h % 4]);
+    const Gate *weights = se.gate + (size_t)slab * se.width * SLAB;
+    for (int h = 0; h < se.width; h++) sum[h % 4] = fma(all(hidden[h]), load(weights + h * SLAB), sum[h % 4]);
     return sigmoid(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
 }
 
@@ -457,6 +478,7 @@ void activate(float *values, int count, int kind) {
 
 // float32 [channels][height][width] -> the zero-bordered image that the stem reads
 void phi_engine::load_image(const Work &work, const float *image) {
+    TIMED(1);
     const Plan &p = *work.plan;
     work.parts(p.height, 16, [&](int first, int last) {
         for (int y = first; y < last; y++)
@@ -474,7 +496,7 @@ void phi_engine::stem_rows(const Work &work, int group, int first, int last, Don
         return {work.shared->image + p.image.at(y * net.stem_stride, x * net.stem_stride), std::min(size, p.stem.out_width - x)};
     };
     with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-        gemm((last - first) * per_row, rows_at, p.stem_taps.data(), p.image.step(net.stem_stride), stem, stem.weights, group,
+        gemm((last - first) * per_row, rows_at, p.stem_taps.data(), p.image.step(net.stem_stride), stem, stem.weights, group, 1,
              [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                  done(s, count, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load(c + r * row))); });
              });
@@ -544,7 +566,7 @@ int phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, in
         const int size = piece_of(m1 - m0);
         auto rows_at = [&](int i) -> Rows { return {from + (size_t)(m0 + i * size) * SLAB, std::min(size, m1 - m0 - i * size)}; };
         with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((m1 - m0 + size - 1) / size, rows_at, offsets, SLAB, block.expand, block.expand.weights, group,
+            gemm((m1 - m0 + size - 1) / size, rows_at, offsets, SLAB, block.expand, block.expand.weights, group, work.size,
                  [&](int, int s, int n, const float *c, int row) __attribute__((always_inline)) {
                      cursors[s].put(n, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load(c + r * row))); });
                  });
@@ -659,7 +681,7 @@ int phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out,
                 V sum[Groups::LARGEST];
                 for (int s = 0; s < width; s++) at[s] = start, sum[s] = zero();
                 with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-                    gemm((stop - y) * per_row, rows_at, g.taps.data(), (size_t)it.stride * SLAB, conv, conv.weights, group,
+                    gemm((stop - y) * per_row, rows_at, g.taps.data(), (size_t)it.stride * SLAB, conv, conv.weights, group, 1,
                          [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                              elem *write = to.data + (first_slab + s) * to.slab + at[s];
                              const elem *read = in.data + (adds ? (first_slab + s) * in.slab + at[s] : 0);
@@ -706,14 +728,14 @@ const float *phi_engine::hidden(const Work &work, const Block &block, int units,
 void phi_engine::scale(const Work &work, int index, Map mid, int images, int units) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
-    const int channels = block.slabs_mid * SLAB, wanted = std::min(block.slabs_mid, 4 * work.size);
+    const int wanted = std::min(block.slabs_mid, 4 * work.size);
     auto prepare = [&] {
         for (int image = 0; image < images; image++) hidden(work, block, units, images, image);
     };
     work.each(wanted, prepare, [&](int unit) {
         for (int slab = block.slabs_mid * unit / wanted; slab < block.slabs_mid * (unit + 1) / wanted; slab++)
             for (int image = 0; image < images; image++) {
-                const V gate = gate_slab(block.se, channels, work.own->hidden + (size_t)image * block.se.padded, slab);
+                const V gate = gate_slab(block.se, work.own->hidden + (size_t)image * block.se.padded, slab);
                 elem *map = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
                 for (int i = 0; i < g.out_pixels(); i++, map += SLAB) store(map, mul(load(map), gate));
             }
@@ -734,7 +756,7 @@ void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, 
         offsets = work.steps(mid.slab, block.slabs_mid);
         if (!block.it.w_se || !g.folds) return;
         const float *sums = hidden(work, block, units, 1, 0);
-        for (int slab = 0; slab < block.slabs_mid; slab++) store(work.own->gates + slab * SLAB, gate_slab(block.se, block.slabs_mid * SLAB, sums, slab));
+        for (int slab = 0; slab < block.slabs_mid; slab++) store(work.own->gates + slab * SLAB, gate_slab(block.se, sums, slab));
         fold_gates(block.project, work.own->gates, work.own->weights);
         weights = work.own->weights;
     };
@@ -747,7 +769,7 @@ void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, 
                 const int at = start + i * size;
                 return {mid.data + (size_t)at * SLAB, std::min(size, end - at)};
             };
-            gemm((end - start + size - 1) / size, rows_at, offsets, SLAB, block.project, weights, group,
+            gemm((end - start + size - 1) / size, rows_at, offsets, SLAB, block.project, weights, group, by_pixels ? 1 : work.size,
                  [&](int i, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                      const size_t slab = groups.first(group) + s, at = (size_t)(start + i * size) * SLAB;
                      elem *write = out.data + slab * out.slab + at;
@@ -770,16 +792,23 @@ void phi_engine::run_block(const Work &work, int index, Map in, Map out, int ima
     const Map mid{work.shared->mid, (size_t)images * g.out_pixels() * SLAB};
     int units;
     clear_overflow();
-    if (block.it.kind == PHI_DEPTHWISE) {
-        units = block.is_wide ? depthwise_units<Exact>(work, index, in, mid, images) : depthwise_units<Fast>(work, index, in, mid, images);
-    } else {
-        // half precision only pays where the activation is costly
-        const bool half = !block.is_wide && net.activation == PHI_SILU;
-        units = half ? full_rows<Fast>(work, index, in, mid, out, images) : full_rows<Exact>(work, index, in, mid, out, images);
+    {
+        TIMED(4 + 3 * index);
+        if (block.it.kind == PHI_DEPTHWISE) {
+            units = block.is_wide ? depthwise_units<Exact>(work, index, in, mid, images) : depthwise_units<Fast>(work, index, in, mid, images);
+        } else {
+            // half precision only pays where the activation is costly
+            const bool half = !block.is_wide && net.activation == PHI_SILU;
+            units = half ? full_rows<Fast>(work, index, in, mid, out, images) : full_rows<Exact>(work, index, in, mid, out, images);
+        }
     }
     if (overflow() && !block.is_wide) block.overflowed = true;
     if (block.it.kind == PHI_FULL && !block.expands) return;
-    if (block.it.w_se && !g.folds) scale(work, index, mid, images, units);
+    if (block.it.w_se && !g.folds) {
+        TIMED(5 + 3 * index);
+        scale(work, index, mid, images, units);
+    }
+    TIMED(6 + 3 * index);
     project(work, index, mid, in, out, images, units);
 }
 
@@ -787,6 +816,7 @@ void phi_engine::run_block(const Work &work, int index, Map in, Map out, int ima
 
 template <class P>
 void phi_engine::run_head(const Work &work, Map in, int images, int first_in_chunk, float *features) {
+    TIMED(2);
     const Plan &p = *work.plan;
     const int pixels = p.feature_pixels, stride = p.features;
     // pixel after pixel of each slab of a group
@@ -822,7 +852,7 @@ void phi_engine::run_head(const Work &work, Map in, int images, int first_in_chu
             return;
         }
         with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((total + size - 1) / size, rows_at, offsets, SLAB, head, head.weights, group,
+            gemm((total + size - 1) / size, rows_at, offsets, SLAB, head, head.weights, group, work.size,
                  [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                      Place at = places[s];
                      for (int r = 0; r < count; r++) put(at, slab + s, P::widen(act<decltype(a)::value>(P::from(load(c + r * row)))));
@@ -834,6 +864,7 @@ void phi_engine::run_head(const Work &work, Map in, int images, int first_in_chu
 
 // pooled features of `count` images -> logits, embedding
 void phi_engine::classify(const Work &work, int count, float *logits, float *embedding) {
+    TIMED(3);
     const Plan &p = *work.plan;
     if (embedding)
         work.each(count, [] {}, [&](int i) {
@@ -844,7 +875,7 @@ void phi_engine::classify(const Work &work, int count, float *logits, float *emb
     const int size = piece_of(count);
     auto rows_at = [&](int i) -> Rows { return {work.shared->pooled + (size_t)i * size * SLAB, std::min(size, count - i * size)}; };
     work.each(classifier.groups.count(), [&] { offsets = work.steps((size_t)CHUNK * SLAB, classifier.k_tiles); }, [&](int group) {
-        gemm((count + size - 1) / size, rows_at, offsets, SLAB, classifier, classifier.weights, group,
+        gemm((count + size - 1) / size, rows_at, offsets, SLAB, classifier, classifier.weights, group, work.size,
              [&](int i, int s, int rows, const float *c, int row) {
                  const int from = (classifier.groups.first(group) + s) * SLAB, width = std::min(SLAB, net.num_classes - from);
                  for (int r = 0; r < rows; r++) memcpy(logits + (size_t)(i * size + r) * net.num_classes + from, c + r * row, sizeof(float) * width);
@@ -892,6 +923,7 @@ void phi_engine::images_through(const Work &work, const float *images, int count
 }
 
 void phi_engine::pass(const float *images, int batch, float *logits, float *embedding, float *features) {
+    TIMED(0);
     Plan &p = *plan;
     const int threads = team->size();
     const size_t image_size = (size_t)net.in_channels * p.height * p.width, feature_size = (size_t)last_width * p.feature_pixels;

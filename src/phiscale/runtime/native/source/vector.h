@@ -183,17 +183,25 @@ INLINE void fold_gates(const Packed &packed, const float *gates, elem *out) {
     }
 }
 
-using Tile = void (*)(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const elem *weights, const float *bias, float *c);
+struct Column {  // the weights of a group
+    const elem *weights;
+    const float *bias;
+    size_t ahead;  // elements from these weights to those that this thread is going to need next
+};
+using Tile = void (*)(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const Column &column, float *c);
 
-// T pixels x W slabs; STEP: elements from a pixel to the next where the compiler may know them, else 0
+// T pixels x W slabs; STEP: elements from a pixel to the next where the compiler may know them, else 0.
+// Meanwhile the next weights come from memory or L3 to L2: the processor itself only looks ahead within a page.
 template <int T, int W, int STEP>
-static void tile(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const elem *b, const float *bias, float *c) {
+static void tile(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const Column &column, float *c) {
+    const elem *b = column.weights;
+    const size_t ahead = column.ahead;
     constexpr int R = W * PARTS;
     const size_t stride = STEP ? STEP : step;
     Reg acc[T][R];
 #pragma GCC unroll 3
     for (int r = 0; r < R; r++) {
-        const Reg start = reg::load(bias + r * LANES);
+        const Reg start = reg::load(column.bias + r * LANES);
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) acc[t][r] = start;
     }
@@ -206,7 +214,7 @@ static void tile(const elem *first, size_t step, const ptrdiff_t *offsets, const
         for (; a < stop; a += PAIR, b += R * LANES * PAIR) {
             Reg w[R];
 #pragma GCC unroll 3
-            for (int r = 0; r < R; r++) w[r] = reg::weights(b + r * LANES * PAIR);
+            for (int r = 0; r < R; r++) w[r] = reg::weights(b + r * LANES * PAIR), _mm_prefetch(b + r * LANES * PAIR + ahead, _MM_HINT_T1);
 #pragma GCC unroll 16
             for (int t = 0; t < T; t++) {
                 const Reg v = reg::broadcast(a + t * stride);
@@ -234,20 +242,20 @@ INLINE Tile pick(int pixels, std::integer_sequence<int, T...>) {
 }
 
 template <int W, int STEP>
-INLINE void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const Packed &packed, const elem *weights, const float *bias, float *c) {
+INLINE void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const Packed &packed, const Column &column, float *c) {
     constexpr int MOST = most_pixels<W, STEP>();
     const int tiles = (rows.count + MOST - 1) / MOST;
     for (int i = 0; i < tiles; i++) {
         const int from = rows.count * i / tiles, to = rows.count * (i + 1) / tiles;
         const Tile run = pick<W, STEP>(to - from, std::make_integer_sequence<int, MOST>());
-        run((const elem *)rows.first + from * step, step, offsets, packed, weights, bias, c + from * W * SLAB);
+        run((const elem *)rows.first + from * step, step, offsets, packed, column, c + from * W * SLAB);
     }
 }
 template <int W>
-static void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const Packed &packed, const elem *weights, const float *bias, float *c) {
-    if (step == SLAB) return piece<W, SLAB>(rows, offsets, step, packed, weights, bias, c);
-    if (step == 2 * SLAB) return piece<W, 2 * SLAB>(rows, offsets, step, packed, weights, bias, c);
-    piece<W, 0>(rows, offsets, step, packed, weights, bias, c);
+static void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const Packed &packed, const Column &column, float *c) {
+    if (step == SLAB) return piece<W, SLAB>(rows, offsets, step, packed, column, c);
+    if (step == 2 * SLAB) return piece<W, 2 * SLAB>(rows, offsets, step, packed, column, c);
+    piece<W, 0>(rows, offsets, step, packed, column, c);
 }
 
 // The size of the pieces that `pixels` are best taken in: equal ones.
@@ -257,19 +265,20 @@ INLINE int piece_of(int pixels) {
 }
 
 // For i in [0, count) and each slab s of the group: rows_at(i) names the pixels; done(i, s, pixels, c, row) takes their sums c[pixel * row + ...].
+// next: the group that this thread is likely to do afterwards is as many further.
 template <class RowsAt, class Done>
-INLINE void gemm(int count, RowsAt rows_at, const ptrdiff_t *offsets, size_t step, const Packed &packed, const elem *weights, int group, Done done) {
+INLINE void gemm(int count, RowsAt rows_at, const ptrdiff_t *offsets, size_t step, const Packed &packed, const elem *weights, int group, int next, Done done) {
     alignas(64) float c[PIECE * Groups::LARGEST * SLAB];
     const int width = packed.groups.width(group);
-    const float *bias = packed.bias + packed.groups.first(group) * SLAB;
-    weights += packed.start(group);
+    const size_t start = packed.start(group), then = packed.start(std::min(group + next, packed.groups.count()));
+    const Column column{weights + start, packed.bias + packed.groups.first(group) * SLAB, then - start};
     for (int i = 0; i < count; i++) {
         const Rows rows = rows_at(i);
         if constexpr (Groups::LARGEST == 3) {
-            if (width == 3) piece<3>(rows, offsets, step, packed, weights, bias, c);
-            if (width == 2) piece<2>(rows, offsets, step, packed, weights, bias, c);
+            if (width == 3) piece<3>(rows, offsets, step, packed, column, c);
+            if (width == 2) piece<2>(rows, offsets, step, packed, column, c);
         }
-        if (width == 1) piece<1>(rows, offsets, step, packed, weights, bias, c);
+        if (width == 1) piece<1>(rows, offsets, step, packed, column, c);
         for (int s = 0; s < width; s++) done(i, s, rows.count, (const float *)c + s * SLAB, width * SLAB);
     }
 }

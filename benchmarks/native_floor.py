@@ -1,0 +1,183 @@
+"""How near the native engine is to what its processor can do, block by block:   python benchmarks/native_floor.py [--network NAME]
+
+One thread, one image, random weights, a build of the engine with clocks in it (needs g++). One row a block: millions of multiply-adds of
+its convolutions and of its depthwise convolution, of activations, MB that it reads and writes once if the cache holds nothing (weights
+and maps, but not what stays inside the block), the fastest time of each part, the floor, and how many times the floor they are.
+
+The floor is the time of the multiply-adds alone at the processor's peak, which a loop of nothing but products in registers shows in the
+same run. In bf16 the depthwise convolutions run at the peak of fp32. The fastest of many runs counts, so that other programs on the
+machine hardly show.
+"""
+
+import argparse
+import csv
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from phiscale.architecture import NetworkSpec
+from phiscale.architecture.catalog import design as published
+from phiscale.architecture.plan import Block, blocks, out_size
+from phiscale.deploy.graph import random_weights
+from phiscale.runtime.machine import machine
+from phiscale.runtime.native import Native
+from phiscale.runtime.native.support import LIBRARIES, levels
+
+SOURCE = Path(__file__).parents[1] / "src/phiscale/runtime/native/source/network.cpp"
+TARGETS = {  # as setup.py has them
+    "avx512_bf16": "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16",
+    "avx512": "-march=x86-64-v4 -mprefer-vector-width=512",
+    "avx2": "-march=x86-64-v3",
+}
+BUILD = (
+    "-O3 -DPHI_PROFILE -std=c++17 -fno-math-errno -fvisibility=hidden -fPIC -pthread -shared -Wno-uninitialized -Wno-maybe-uninitialized"
+)
+VECTOR = "avx512"  # the level whose peak depthwise convolutions have in bf16
+PARTS = 4  # of a run, before those of the blocks: whole, image, head, classifier
+PEAK = """
+#include <immintrin.h>
+#if defined(PHI_AVX2)
+using Reg = __m256;
+static Reg product(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+#elif defined(PHI_AVX512)
+using Reg = __m512;
+static Reg product(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+#else
+using Reg = __m512;
+static Reg product(Reg a, Reg b, Reg c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+#endif
+extern "C" __attribute__((visibility("default"))) int peak(int turns) {  // multiply-adds of a turn
+    Reg sums[12] = {}, a = {}, b = {};
+    for (Reg &sum : sums) asm volatile("" : "+v"(sum));  // else equal ones are computed once
+    for (int i = 0; i < turns; i++) {
+#pragma GCC unroll 12
+        for (Reg &sum : sums) sum = product(a, b, sum);
+        asm volatile("" : "+v"(a), "+v"(b));
+    }
+    for (Reg &sum : sums) asm volatile("" ::"v"(sum));
+    return 12 * (int)sizeof(Reg) / (PER_PRODUCT);
+}
+"""
+COLUMNS = ("block", "in", "out", "conv_m", "depthwise_m", "activations_m", "mb", "first_us", "scale_us", "project_us", "floor_us", "over")
+
+
+def build(level: str, folder: str) -> list[subprocess.Popen[bytes]]:
+    """The engine with clocks in it, and the loop of products."""
+    Path(folder, f"{level}.cpp").write_text(PEAK)
+    options = f"{BUILD} -DPHI_{level.upper()} {TARGETS[level]} -DPER_PRODUCT={2 if level == 'avx512_bf16' else 4}".split()
+    sources = {f"_{level}.so": SOURCE, f"peak_{level}.so": f"{folder}/{level}.cpp"}
+    return [subprocess.Popen(["g++", *options, "-o", f"{folder}/{name}", source]) for name, source in sources.items()]
+
+
+def peak(path: str, seconds: float) -> float:
+    """Multiply-adds a second of one thread."""
+    run, turns, best = ctypes.CDLL(path).peak, 100_000, np.inf
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        start = time.perf_counter()
+        run(turns)
+        best = min(best, time.perf_counter() - start)
+    return turns * run(1) / best
+
+
+def ticks(name: str, level: str, seconds: float) -> np.ndarray:
+    """Seconds of the parts of a run, the fastest of each."""
+    design = published(name)
+    engine = Native(design.spec, random_weights(design.spec), threads=1, level=level)
+    clock = (ctypes.c_uint64 * (PARTS + 3 * 1024)).in_dll(engine._library, "phi_ticks")
+    images = np.random.default_rng(0).standard_normal((1, design.spec.in_channels, design.resolution, design.resolution), np.float32)
+    engine(images)
+    best, scale, end = np.full(len(clock), np.inf), np.inf, time.monotonic() + seconds
+    while time.monotonic() < end:
+        ctypes.memset(clock, 0, ctypes.sizeof(clock))
+        start = time.perf_counter()
+        engine(images)
+        took = time.perf_counter() - start
+        run = np.array(clock, np.float64)
+        best = np.minimum(best, run)
+        scale = min(scale, took / run[0])  # of a tick; a call is a little longer than its run
+    return best * scale
+
+
+def work(block: Block, size: int, out: int, element: int) -> tuple[float, float, float, float]:
+    """Multiply-adds of convolutions and of the depthwise one, activations, bytes read and written."""
+    fused, before, after = block.kind == "fused", size * size, out * out
+    expands = block.expands and block.kind != "separable"
+    taps = block.kernel**2
+    expand = block.w_in * block.w_mid * (taps if fused else 1) if expands else 0
+    project = block.w_mid * block.w_out * (taps if fused and not expands else 1)
+    depthwise = 0 if fused else block.w_mid * taps
+    gates = 2 * block.w_mid * block.w_se
+    conv = expand * (after if fused else before) + project * after + gates
+    acts = block.w_mid * ((after if fused else before) if expands else 0) + (0 if fused else block.w_mid * after)
+    weights = expand + project + depthwise + gates
+    return conv, depthwise * after, acts, element * (weights + block.w_in * before + block.w_out * after)
+
+
+def rows(spec: NetworkSpec, resolution: int, level: str, seconds: np.ndarray, peaks: tuple[float, float]) -> list[tuple[object, ...]]:
+    conv_peak, vector_peak = peaks
+    element = 2 if level == "avx512_bf16" else 4
+    size = out_size(resolution, spec.stem.kernel, spec.stem.stride, spec.padding)
+    stem = size * size * spec.stem.widths[0] * spec.in_channels * spec.stem.kernel**2
+    made = list[tuple[object, ...]]()
+    total = np.zeros(5)
+    for i, block in enumerate(blocks(spec)):
+        out = out_size(size, block.kernel, block.stride, spec.padding)
+        conv, depthwise, acts, moved = work(block, size, out, element)
+        if i == 0:  # it runs with its stem, row by row
+            conv, acts = conv + stem, acts + size * size * spec.stem.widths[0]
+        parts = seconds[PARTS + 3 * i : PARTS + 3 * i + 3]
+        floor = conv / conv_peak + depthwise / vector_peak
+        total += (conv, depthwise, acts, floor, parts.sum())
+        shape = (f"{block.w_in}x{size}", f"{block.w_out}x{out}")
+        figures = (*(f"{value / 1e6:.2f}" for value in (conv, depthwise, acts, moved)), *(f"{value * 1e6:.0f}" for value in parts))
+        made.append((block.name, *shape, *figures, f"{floor * 1e6:.0f}", f"{parts.sum() / floor:.2f}"))
+        size = out
+    features = spec.head_width or spec.stages[-1].width
+    last = size * size * spec.stages[-1].width * spec.head_width
+    head = (("image", 0.0, 1), ("head", last, 2), ("classifier", float(features * spec.num_classes), 3))
+    for name, conv, part in head:
+        total += (conv, 0, 0, conv / conv_peak, seconds[part])
+        floor = conv / conv_peak
+        over = f"{seconds[part] / floor:.2f}" if floor else ""
+        made.append((name, "", "", f"{conv / 1e6:.2f}", "", "", "", f"{seconds[part] * 1e6:.0f}", "", "", f"{floor * 1e6:.0f}", over))
+    conv, depthwise, acts, floor, sums = total
+    totals = (f"{conv / 1e6:.1f}", f"{depthwise / 1e6:.1f}", f"{acts / 1e6:.2f}", "", f"{sums * 1e6:.0f}", "", "", f"{floor * 1e6:.0f}")
+    return [*made, ("sum", "", "", *totals, f"{sums / floor:.2f}")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="efficientnet_b0")
+    parser.add_argument("--levels", default="avx512,avx512_bf16")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    given = parser.parse_args()
+    design, chosen = published(given.network), given.levels.split(",")
+    here = [level.name for level in levels()]
+    if unknown := [level for level in chosen if level not in here or level not in TARGETS]:
+        parser.error(f"{', '.join(unknown)} can't be profiled here; {', '.join(level for level in here if level in TARGETS)} can")
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    print(f"# {machine()['processor']} ({', '.join(machine()['instructions'])}), 1 thread")
+    with tempfile.TemporaryDirectory() as folder:
+        builds = [each for level in {*chosen, VECTOR} for each in build(level, folder)]
+        if sum(each.wait() for each in builds):
+            raise SystemExit("a build failed")
+        os.environ[LIBRARIES] = folder
+        for level in chosen:
+            conv = peak(f"{folder}/peak_{level}.so", given.seconds / 2)
+            vector = peak(f"{folder}/peak_{VECTOR}.so", given.seconds / 2) if level == "avx512_bf16" else conv
+            print(
+                f"# {given.network} at {design.resolution}, {level}: peak {conv / 1e9:.0f} G/s, of depthwise {vector / 1e9:.0f}", flush=True
+            )
+            out.writerow(COLUMNS)
+            out.writerows(rows(design.spec, design.resolution, level, ticks(given.network, level, given.seconds), (conv, vector)))
+
+
+if __name__ == "__main__":
+    main()
