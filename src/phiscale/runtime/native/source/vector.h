@@ -191,7 +191,7 @@ struct Column {  // the weights of a group
 using Tile = void (*)(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const Column &column, float *c);
 
 // T pixels x W slabs; STEP: elements from a pixel to the next where the compiler may know them, else 0.
-// Meanwhile the next weights come from memory or L3 to L2: the processor itself only looks ahead within a page.
+// Meanwhile the next weights come from memory or L3 to L2, which the processor does not see to in time by itself.
 template <int T, int W, int STEP>
 static void tile(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const Column &column, float *c) {
     const elem *b = column.weights;
