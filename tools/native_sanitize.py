@@ -32,7 +32,8 @@ CHECKS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanit
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1, help="of fuzzing")
-    parser.add_argument("--levels", default=",".join(level.name for level in levels()), help="to build; default: all that run here; some tests want one of each precision")
+    here = ",".join(level.name for level in levels())
+    parser.add_argument("--levels", default=here, help="to build; default: all that run here; some tests want f32 among them")
     parser.add_argument("--emulate-amx", action="store_true", help="level amx, emulated, in the place of avx512_bf16")
     given, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
