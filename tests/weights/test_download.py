@@ -257,14 +257,14 @@ def test_published_records(name, network, crop, resize, top1):
     assert (record.network, record.preprocess.crop, record.preprocess.resize, record.top1) == (network, crop, resize, top1)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in rows() if name.startswith(("efficientnet_lite", "efficientnet_e", "efficientnet_cc", "efficientnetv2_"))]
-)
-def test_a_row_has_the_preprocessing_of_its_authors_own_file(name):
-    """Among the others' files some are ports with a mean and deviation of a half, which is nearly the same."""
-    own = [r for r in records() if r.name.startswith("tensorflow/") and r.network == name and r.num_classes == 1000 and "21k" not in r.name]
-    assert {record.preprocess for record in own} <= {row(name).preprocess}
-    assert own or name == "efficientnetv2_xl" or "_rw_" in name
+FAMILIES = ("efficientnet", "efficientnet_lite", "efficientnet_edgetpu", "efficientnet_condconv", "efficientnetv2")
+GOOGLES = [name for name, each in rows().items() if each.family in FAMILIES]
+
+
+@pytest.mark.parametrize("name", GOOGLES)
+def test_a_row_has_the_preprocessing_of_the_file_that_its_top1_is_of(name):
+    own = [r for r in records() if r.name.startswith("tensorflow/") and r.network == name and r.top1 == row(name).top1]
+    assert {record.preprocess for record in own} == {row(name).preprocess}
 
 
 def test_pycls_expects_blue_first_and_phiscale_turns_it(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from phiscale.architecture.catalog.row import Row
 from phiscale.architecture.design import Design, Origin
-from phiscale.architecture.preprocess import P127, P128, Preprocess
+from phiscale.architecture.preprocess import HALF, P127, P128, Preprocess
 from phiscale.architecture.rounding import Rounding
 from phiscale.architecture.scaling import scale_spec
 from phiscale.architecture.spec import NetworkSpec, Stage
@@ -79,7 +79,10 @@ ROWS = (
     _b("b5", 1.6, 2.2, 456, 0.4, 30_389_784, 83.6, _V5),
     _b("b6", 1.8, 2.6, 528, 0.5, 43_040_704, 84.0, _V5),
     _b("b7", 2.0, 3.1, 600, 0.5, 66_347_960, 84.3, _V5),
-    _b("b8", 2.2, 3.6, 672, 0.5, 87_413_142, 85.5, "arXiv 1911.09665 (AdvProp)"),
+    replace(
+        _b("b8", 2.2, 3.6, 672, 0.5, 87_413_142, 85.5, "arXiv 1911.09665 (AdvProp)"),
+        preprocess=Preprocess(crop=672, resize=704, mean=HALF, std=HALF),  # AdvProp's
+    ),
     _b("l2", 4.3, 5.3, 800, 0.5, 480_309_308, 88.4, "arXiv 1911.04252 (Noisy Student)"),
     _lite("lite0", 1.0, 1.0, 224, 0.2, 4_652_008, 75.1),
     _lite("lite1", 1.0, 1.1, 240, 0.2, 5_416_680, 76.7),
