@@ -65,14 +65,21 @@ def keeps(design: Design, budget: Budget) -> bool:
     return all(share <= 1 for share in budget.shares(cost(design)).values())
 
 
+def latency_ms(design: Design, runtime: str | None) -> float:
+    """Median milliseconds of one image, measured now and as `phiscale bench` does."""
+    from phiscale.deploy.latency import setting
+    from phiscale.deploy.latency_budget import alone_in
+
+    return alone_in(setting(runtime=runtime))(design).p50
+
+
 def keeps_latency(design: Design, budget: Budget, runtime: str | None) -> bool:
-    """Whether one image takes surely no longer than the budget's latency, measured now and as `phiscale bench` does; without one, yes."""
+    """Whether one image surely takes no longer than the budget's latency; without one, yes."""
     if budget.latency is None:
         return True
-    from phiscale.deploy.latency import setting
-    from phiscale.deploy.latency_budget import SURE, alone_in
+    from phiscale.deploy.latency_budget import SURE
 
-    return alone_in(setting(runtime=runtime))(design).p50 <= SURE * budget.latency * 1e3
+    return latency_ms(design, runtime) <= SURE * budget.latency * 1e3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

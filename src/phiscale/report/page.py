@@ -115,7 +115,7 @@ def _stride(stride: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetRow:
-    """One cost: what was asked (None: nothing), what the design takes by analysis, what was measured on the bundle."""
+    """One cost: what was asked (None: nothing), what the design takes (a latency: as measured before training), what the bundle took."""
 
     name: str
     asked: str | None
@@ -125,8 +125,14 @@ class BudgetRow:
     kept: bool
 
 
-def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any], *, slack: float = 0.0) -> tuple[BudgetRow, ...]:
-    """Costs beside their budget: asked, designed, measured on the bundle. slack: the share of a limit by which it may be overrun."""
+def budget_rows(
+    design: Design, budget: Budget | None, speed: Mapping[str, Any], *, slack: float = 0.0, designed_ms: float | None = None
+) -> tuple[BudgetRow, ...]:
+    """Costs beside their budget: asked, designed, measured on the bundle.
+
+    slack        the share of a limit by which it may be overrun
+    designed_ms  the latency that the design was chosen by, measured before training
+    """
     of, limits = design.cost, budget or Budget()
     latency = latency_ms(speed)
 
@@ -148,7 +154,7 @@ def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any],
         BudgetRow(
             name="median latency",
             asked=None if asked_ms is None else f"{asked_ms:g} ms",
-            designed=None,
+            designed=None if designed_ms is None else f"{designed_ms:.3g} ms",
             measured=None if latency is None else f"{latency:.3g} ms",
             share=latency / asked_ms if latency is not None and asked_ms else None,
             kept=latency is None or asked_ms is None or latency <= asked_ms * (1 + slack),
@@ -159,7 +165,10 @@ def budget_rows(design: Design, budget: Budget | None, speed: Mapping[str, Any],
 def latency_ms(speed: Mapping[str, Any]) -> float | None:
     """The median of a row of bench.json; None where it wasn't measured."""
     told = speed.get("latency_ms")
-    value = told.get("p50") if isinstance(told, Mapping) else None
+    return _milliseconds(told.get("p50") if isinstance(told, Mapping) else None)
+
+
+def _milliseconds(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -197,7 +206,7 @@ def _report(files: RunFiles) -> dict[str, Any]:
         "turned": counted is not None and len(counted.classes) > 6 and max(len(c.label) for c in counted.classes) > 3,
         "shown_classes": SHOWN_CLASSES,
         "listed": LISTED,
-        "budget": budget_rows(files.design, budget, files.speed, slack=WRITTEN),
+        "budget": budget_rows(files.design, budget, files.speed, slack=WRITTEN, designed_ms=_milliseconds(files.said("designed_ms"))),
         "asked_budget": asked,
         "budget_is_read": budget is not None or not asked,
         "stages": stages,
