@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import phiscale
+from phiscale.architecture import blocks
 from phiscale.architecture.catalog import design
 from phiscale.errors import WeightsError
 from phiscale.nn import Network
@@ -154,6 +155,35 @@ def test_a_checkpoint_with_official_names_loads_its_averages(tmp_path, b0_state)
     assert same(model, b0_state)
     for other in (tmp_path, tmp_path / "model.ckpt.index"):
         phiscale.load_weights(model, other)
+
+
+def test_a_condconv_checkpoint_loads_its_experts(tmp_path):
+    """Names as condconv_layers.py gives them: Keras's layers, numbered over the network; an expert is a flat HWIO kernel."""
+    spec = design("efficientnet_cc_b0_4e").spec
+    torch.manual_seed(0)
+    state = Network(spec).state_dict()
+    variables = official_b0({key: value[0] if value.ndim == 5 else value for key, value in state.items()}, 1000)
+    variables = {name.replace("efficientnet-b0/", "efficientnet-condconv-b0-4e/"): value for name, value in variables.items()}
+    count = 0
+    for plan in (block for block in blocks(spec) if block.experts):
+        scope = f"efficientnet-condconv-b0-4e/blocks_{plan.index}"
+        for theirs, part, axes, place in (
+            ("conv2d/kernel", "expand", (0, 3, 4, 2, 1), "cond_conv2d{}/condconv_kernel"),
+            ("conv2d_1/kernel", "project", (0, 3, 4, 2, 1), "cond_conv2d{}/condconv_kernel"),
+            ("depthwise_conv2d/depthwise_kernel", "depthwise", (0, 3, 4, 1, 2), "depthwise_cond_conv2d{}/depthwise_condconv_kernel"),
+        ):
+            del variables[f"{scope}/{theirs}"]
+            number = count // 2 if part == "depthwise" else count + (part == "project")
+            name = place.format(f"_{number}" if number else "")
+            flat = state[f"{plan.name}.{part}.conv.weight"].permute(axes).flatten(1)
+            variables[f"{scope}/{name}"] = flat.contiguous().numpy()
+        count += 2
+        variables[f"{scope}/dense/kernel"] = state[f"{plan.name}.routing.weight"].T.contiguous().numpy()
+        variables[f"{scope}/dense/bias"] = state[f"{plan.name}.routing.bias"].numpy()
+    write_checkpoint(tmp_path / "model.ckpt", trained(variables))
+    model = phiscale.create_model("efficientnet_cc_b0_4e")
+    assert phiscale.load_weights(model, tmp_path / "model.ckpt").dialect == "tensorflow"
+    assert same(model, state)
 
 
 def test_the_background_class_is_dropped_and_archives_are_read_in_place(tmp_path, b0_state):

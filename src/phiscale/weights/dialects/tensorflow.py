@@ -1,7 +1,10 @@
-"""The official TF checkpoints (tensorflow/tpu EfficientNet V1, Lite, EdgeTPU; google/automl V2), read by tf_checkpoint.py.
+"""The official TF checkpoints (tensorflow/tpu EfficientNet V1, Lite, EdgeTPU, CondConv; google/automl V2), read by tf_checkpoint.py.
 
-Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py; google/automl efficientnetv2/effnetv2_model.py.
+Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py and condconv/condconv_layers.py; google/automl
+efficientnetv2/effnetv2_model.py.
 """
+
+import re
 
 from torch import Tensor
 
@@ -13,6 +16,8 @@ from phiscale.weights.numerics import TF
 STEM = "stem/conv2d/kernel"
 AVERAGE = "/ExponentialMovingAverage"
 CLASSES_WITH_BACKGROUND = 1001  # class 0 is "background"
+# Keras numbers these layers over the whole network, not inside a block
+MIXED = re.compile(r"(?:.*/)?(blocks_\d+)/(?:.*/)?(?:depthwise_)?cond_conv2d(?:_(\d+))?/((?:depthwise_)?condconv_kernel)")
 
 
 def modules(spec: NetworkSpec) -> dict[str, str]:
@@ -36,6 +41,7 @@ def modules(spec: NetworkSpec) -> dict[str, str]:
                 names[f"{block.name}.{part}.conv"] = f"{theirs}/conv2d" + (f"_{convs}" if convs else "")
                 convs += 1
             names[f"{block.name}.{part}.bn"] = f"{theirs}/{norm}" + (f"_{norms}" if norms else "")
+        names[f"{block.name}.routing"] = f"{theirs}/dense"
         names[f"{block.name}.se.reduce"] = f"{theirs}/se/conv2d"
         names[f"{block.name}.se.expand"] = f"{theirs}/se/conv2d_1"
     return names | {"head.conv": "head/conv2d", "head.bn": f"head/{norm}", "classifier": "head/dense"}
@@ -50,6 +56,7 @@ def clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
     prefix = next(key for key in state if key.endswith(STEM)).removesuffix(STEM)
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     last = {"kernel", "depthwise_kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"}
+    last |= {"condconv_kernel", "depthwise_condconv_kernel"}
     plain = {key: value for key, value in inside.items() if key.rpartition("/")[2] in last}
     averaged = {key: inside[key + AVERAGE] for key in plain if key + AVERAGE in inside}
     if averaged:
@@ -60,6 +67,25 @@ def clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if plain.get("head/dense/bias", Tensor()).shape == (CLASSES_WITH_BACKGROUND,):
         plain["head/dense/bias"] = plain["head/dense/bias"][1:]
         plain["head/dense/kernel"] = plain["head/dense/kernel"][:, 1:]
+    return mixed(plain)
+
+
+def mixed(plain: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Kernels that are mixed from experts, each a flat HWIO (experts, numbers) -> (experts, out, in, k, k), named as plain ones are."""
+    found = [(match[1], match[3], int(match[2] or 0), key) for key in plain if (match := MIXED.fullmatch(key))]
+    for block, leaf, _, key in sorted(found):
+        flat, norms = plain.pop(key), f"{block}/tpu_batch_normalization"
+        inner, out = plain.get(f"{norms}/gamma"), plain.get(f"{norms}_2/gamma")
+        if inner is None or out is None:
+            raise WeightsError(f"{key} has no batch norms beside it that say its width")
+        experts, w_mid, w_out = flat.shape[0], len(inner), len(out)
+        if leaf == "depthwise_condconv_kernel":
+            kernel = round((flat.shape[1] / w_mid) ** 0.5)
+            plain[f"{block}/depthwise_conv2d/depthwise_kernel"] = flat.reshape(experts, kernel, kernel, w_mid, 1).permute(0, 3, 4, 1, 2)
+        else:  # the first is the expansion, the second the projection
+            first = f"{block}/conv2d/kernel" not in plain
+            name, shape = ("conv2d", (-1, w_mid)) if first else ("conv2d_1", (w_mid, w_out))
+            plain[f"{block}/{name}/kernel"] = flat.reshape(experts, 1, 1, *shape).permute(0, 4, 3, 1, 2)
     return plain
 
 
