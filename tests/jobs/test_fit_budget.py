@@ -48,6 +48,7 @@ REFUSED = {
         r"training efficientnet_l2_r0.2 at 160 px takes at least [\d,.]+ GB for 32 images at a time, and 1.0 GB are free",
     ),
     "source": ({"network": "efficientnet_lite0", "distill": "source"}, "for weights that are carried over from another size; these aren't"),
+    "runtime": ({"runtime": "torch"}, "no runtime 'torch'; known: openvino"),
     "slow": ({"network": "efficientnet_lite0", "latency": "10s", "resolution": 64}, "at 64 px does not keep 10000 ms; lower --resolution"),
 }
 

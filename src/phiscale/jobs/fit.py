@@ -256,6 +256,7 @@ class _Fit:
         self.asked, self.folder, self.processes, self.resumed = asked, folder, all_processes, resumed
         self.watch = watch if all_processes.main else Watcher()
         self.begun = resumed is not None
+        self.runtime = None if asked.runtime is None else choose(asked.runtime)
         self.designed_ms: float | None = None
         self.seconds: dict[str, float] = {}
         self.started = self.last = time.perf_counter()
@@ -416,7 +417,7 @@ class _Fit:
     def chosen(self, side: int, classes: int) -> tuple[Design, list[str]]:
         """The design that was asked for, for images of `side` pixels, and what to say about it. A latency in the budget is measured
         once more, on what the bundle will be."""
-        small, named, runtime = 0 if self.asked.resolution else side, self.asked.network, self.asked.runtime
+        small, named, runtime = 0 if self.asked.resolution else side, self.asked.network, self.runtime
         if self.asked.coefficients is not None:
             design, said = scaled_design(self.asked.coefficients, named, self.budget, typical_side=small, runtime=runtime)
         else:
@@ -522,7 +523,7 @@ class _Fit:
                 "images": self.asked.images,
                 "network": self.asked.network,
                 "budget": str(self.budget) if self.budget else "",
-                "runtime": None if self.asked.runtime is None else choose(self.asked.runtime),
+                "runtime": self.runtime,
                 "epochs": recipe.epochs,
                 "recipe": recipe.name,
                 "weights": self.weights,
