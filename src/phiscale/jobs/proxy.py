@@ -24,7 +24,8 @@ Tell = Callable[[str, int, int], None]  # (what, done, total)
 def proxy_recipe(images: int, *, epochs: int) -> Recipe:
     """From random weights, one cycle of a high rate in few epochs; averaged weights follow closely, because there are few steps."""
     steps = max(1, images // 32)
-    return replace(scratch(images), name="proxy", epochs=epochs, batch=32, ema_decay=round(max(0.5, 1 - 5 / steps), 4), drop_path=0.0)
+    ema_decay = round(max(0.5, 1 - 5 / steps), 4)
+    return replace(scratch(images), name="proxy", epochs=epochs, batch=32, ema_decay=ema_decay, drop_path=0.0, clip=0.0)
 
 
 @dataclass(slots=True, kw_only=True)
