@@ -194,7 +194,7 @@ def published_blocks(most: float) -> list[NetworkSpec]:
 @runs_here
 @pytest.mark.slow
 def test_every_published_block_is_as_near_to_float64_as_torch() -> None:
-    specs = published_blocks(200e6 if WHOLE else 25e6)
+    specs = published_blocks(200e6 if WHOLE else 10e6)
     assert len(specs) > 100
     for spec in specs:
         check(spec, (9, 7), count=2, threads=2)
