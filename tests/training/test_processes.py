@@ -26,7 +26,8 @@ SCRIPT = Path(__file__).parent / "together.py"
 
 def torchrun(*words: str | Path, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
     command = [*before, sys.executable, "-m", "torch.distributed.run", *map(str, words)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | environment
+    paths = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])  # where tiny.py is
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": paths} | environment
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
