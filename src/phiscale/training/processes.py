@@ -1,5 +1,6 @@
 """The processes of one training, as `torchrun` starts them: which one this is, sums over all of them, values that the first one decides."""
 
+import atexit
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -93,7 +94,14 @@ def processes(timeout: float = TIMEOUT) -> Processes:
         return Processes()
     _meet(timedelta(seconds=timeout))
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(seconds=timeout))
+    atexit.register(_leave)
     return Processes(state.process_index, state.num_processes)
+
+
+def _leave() -> None:
+    """End the group before the interpreter does, whose end would now and then abort where a thread of the group still waits."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _meet(timeout: timedelta) -> None:
