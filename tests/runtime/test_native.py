@@ -93,7 +93,7 @@ def weights_of(made: Network) -> dict[str, np.ndarray]:
 
 def off(got: np.ndarray | torch.Tensor, want: torch.Tensor) -> float:
     got = torch.as_tensor(got).double()
-    return float((got - want.double()).norm() / want.double().norm())
+    return float((got - want.double()).norm() / want.double().norm().clamp(min=1e-3))  # ReLU can leave nothing but zeros
 
 
 # bf16 keeps 8 bits: 2^-9 a rounding, a handful of them in each block of a net that is not trained to bear noise; f32 keeps 24
