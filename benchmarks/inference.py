@@ -14,6 +14,7 @@ best combination), median milliseconds of a call, images a second, calls.
 import argparse
 import contextlib
 import csv
+import logging
 import io
 import sys
 from collections.abc import Callable
@@ -80,7 +81,8 @@ def quantised(model: bytes, shape: tuple[int, ...], *, pointwise_only: bool) -> 
             if not (node.get_type_name() == "Convolution" and list(node.input(1).get_shape())[2:] == [1, 1])
         ]
         left = nncf.IgnoredScope(names=keep, validate=False)
-    with contextlib.redirect_stdout(sys.stderr):  # where it tells what it does
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # it tells on standard output what it does
+    with contextlib.redirect_stdout(sys.stderr):
         return nncf.quantize(read, images, subset_size=4, ignored_scope=left)
 
 

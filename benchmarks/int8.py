@@ -10,6 +10,7 @@ how many times as fast as bfloat16, calls; then where the time of one image goes
 import argparse
 import contextlib
 import csv
+import logging
 import sys
 from collections import Counter
 from pathlib import Path
@@ -48,7 +49,8 @@ def quantised(model: Any, images: list[NDArray[np.float32]], *, pointwise_only: 
             if not (node.get_type_name() == "Convolution" and list(node.input(1).get_shape())[2:] == [1, 1])
         ]
         left = nncf.IgnoredScope(names=keep, validate=False)
-    with contextlib.redirect_stdout(sys.stderr):  # where it tells what it does
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # it tells on standard output what it does
+    with contextlib.redirect_stdout(sys.stderr):
         return nncf.quantize(model, nncf.Dataset(images), subset_size=len(images), ignored_scope=left)
 
 
