@@ -14,8 +14,8 @@ best combination), median milliseconds of a call, images a second, calls.
 import argparse
 import contextlib
 import csv
-import logging
 import io
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
