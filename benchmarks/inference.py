@@ -1,21 +1,19 @@
 """A bundle's network through the runtimes, beside the same network exported from timm.   python benchmarks/inference.py > inference.csv
 
-    python benchmarks/inference.py [--networks NAMES] [--seconds 1] [--int8] > inference.csv
+    python benchmarks/inference.py [--networks NAMES] [--seconds 1] > inference.csv
 
 One interleaved run a network, random weights (they run as fast as any), all usable threads. Batch 1 is latency; for throughput the
 same 64 images are answered in every combination of streams and batch. Candidates: timm's module in torch (channels-last, float32); timm's
 network exported to ONNX and run by OpenVINO and ONNX Runtime as they come; ours by the engines behind `phiscale predict`, in float32
-(PyTorch's answers) and in what each engine likes best ("auto"). --int8 adds ours quantised by NNCF, all layers and 1x1 convolutions alone.
+(PyTorch's answers) and in what each engine likes best ("auto"). int8 has a benchmark of its own, int8.py.
 
 One row a candidate, streams and batch: how many times as fast as OpenVINO's own default on timm's export is at that job (for throughput its
 best combination), median milliseconds of a call, images a second, calls.
 """
 
 import argparse
-import contextlib
 import csv
 import io
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -65,28 +63,7 @@ def by_openvino(model: Any, shape: tuple[int, ...], *, streams: int, batch: int,
     return run
 
 
-def quantised(model: bytes, shape: tuple[int, ...], *, pointwise_only: bool) -> Any:
-    """By NNCF after training, ranges from noise: speed alone is asked."""
-    import nncf
-
-    read = core().read_model(model)
-    read.reshape(openvino.PartialShape([1, *shape]))
-    rng = np.random.default_rng(0)
-    images = nncf.Dataset([rng.standard_normal((1, *shape), np.float32) for _ in range(4)])
-    left: Any = None
-    if pointwise_only:
-        keep = [
-            node.get_friendly_name()
-            for node in read.get_ordered_ops()
-            if not (node.get_type_name() == "Convolution" and list(node.input(1).get_shape())[2:] == [1, 1])
-        ]
-        left = nncf.IgnoredScope(names=keep, validate=False)
-    logging.getLogger("nncf").setLevel(logging.WARNING)  # it tells on standard output what it does
-    with contextlib.redirect_stdout(sys.stderr):
-        return nncf.quantize(read, images, subset_size=4, ignored_scope=left)
-
-
-def jobs(name: str, *, int8: bool) -> dict[tuple[str, int, int], tuple[Job, int]]:
+def jobs(name: str) -> dict[tuple[str, int, int], tuple[Job, int]]:
     """(candidate, streams, batch) -> the job and its number of images."""
     made = published(name)
     shape = (3, made.resolution, made.resolution)
@@ -94,9 +71,6 @@ def jobs(name: str, *, int8: bool) -> dict[tuple[str, int, int], tuple[Job, int]
     found: dict[tuple[str, int, int], tuple[Job, int]] = {}
     models: dict[str, tuple[Any, str | None]] = {"timm's export, OpenVINO default": (theirs, None), "ours, OpenVINO auto": (ours, None)}
     models["ours, OpenVINO f32"] = (ours, "f32")
-    if int8:
-        models["ours, OpenVINO int8 (NNCF)"] = (quantised(ours, shape, pointwise_only=False), None)
-        models["ours, OpenVINO int8 in 1x1 convolutions"] = (quantised(ours, shape, pointwise_only=True), None)
     for label, (model, precision) in models.items():
         for streams, batch in COMBINATIONS:
             job = by_openvino(model, shape, streams=streams, batch=batch, precision=precision)
@@ -134,14 +108,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="efficientnet_b0,efficientnet_lite0,efficientnet_b4")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each candidate")
-    parser.add_argument("--int8", action="store_true")
     given = parser.parse_args()
     versions = f"torch {torch.__version__}, timm {timm.__version__}, OpenVINO {openvino.__version__}"
     print(f"# {machine()['processor']} ({', '.join(machine()['instructions'])}), {available_threads()} threads; {versions}")
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(("network", "job", "candidate", "streams", "batch", "times_openvino", "median_ms", "images_per_second", "calls"))
     for name in given.networks.split(","):
-        made = jobs(name, int8=given.int8)
+        made = jobs(name)
         times = interleaved([job for job, _ in made.values()], seconds=given.seconds)
         speeds = {key: images / float(np.median(own)) for (key, (_, images)), own in zip(made.items(), times, strict=True)}
         default = "timm's export, OpenVINO default"
