@@ -1,9 +1,8 @@
 """The named recipes. A docstring says where the numbers are from, and states command, hardware, time and result once it was run.
 
-Where one says it was run on cifar10-mini, that was 4,000 photos of 32 px in 10 classes, 1,000 more to test on, two threads of an AMD EPYC
+Where one says it was run on cifar10-mini, that was 4,000 photos of 32 px in 10 classes, 1,000 more to test on, one thread of an AMD EPYC
 (Zen 5, no GPU), one seed, the command `phiscale fit cifar10-mini --network efficientnet_lite0 --resolution 32 --recipe NAME --epochs 5`:
-a tenth of a course or less, which shows that it runs and learns (chance is 10 %), and is no result of the recipe. They ran when
-classifiers of few classes still started larger than now (nn/network.py, `initialise`).
+a tenth of a course or less, which shows that it runs and learns (chance is 10 %), and is no result of the recipe.
 
 Each is a function of how many training images there are, of the design (its size decides dropout), and of whether the weights are
 pretrained. docs/recipes.md has them side by side.
@@ -39,7 +38,7 @@ def scratch(images: int, design: Design | None = None, *, pretrained: bool = Fal
     """Start from random weights: one cycle with a high rate (super-convergence, arXiv 1708.07120), norms learning, drop-path.
 
     Gradients are clipped to a norm of 5, which matters in runs of few steps: docs/recipes.md has what was measured.
-    Run on cifar10-mini, before they were: 51 s, 19.3 % (n = 1).
+    Run on cifar10-mini: 66 s, 26.9 % (n = 1).
     """
     del design, pretrained
     return Recipe(
@@ -69,7 +68,7 @@ def paper(images: int, design: Design | None = None, *, pretrained: bool = False
     2.4 (350 epochs; fewer press the whole course together); L2 of 1e-5 on all but batch norms; their momentum 0.99; smoothing 0.1;
     averaged weights of 0.9999, warmed up, statistics included; AutoAugment v0; stochastic depth to 0.2; dropout by size.
     The reference's batch was 2,048 (the paper says 4,096): give --batch, and the rate follows.
-    Run on cifar10-mini: 54 s, 19.3 % (n = 1).
+    Run on cifar10-mini: 84 s, 22.9 % (n = 1).
     """
     del pretrained
     row = like(design)
@@ -104,7 +103,7 @@ def v2(images: int, design: Design | None = None, *, pretrained: bool = False) -
     params, above), dropout from 0.1; no decay of biases and norms; the first stage's images have (128 + (size - 128) / 4) pixels,
     57 % of the size where it is below 200.
     Source: google/automl efficientnetv2 main.py, effnetv2_configs.py; dropout's growth: arXiv 2104.00298, table 6.
-    Run on cifar10-mini, on one thread of a machine that others used, so without a time: 14.0 % (n = 1).
+    Run on cifar10-mini: 68 s, 18.5 % (n = 1).
     """
     base, row = paper(images, design, pretrained=pretrained), like(design)
     million = (design.cost.params if design is not None else row.params) / 1e6
@@ -133,7 +132,7 @@ def ra(images: int, design: Design | None = None, *, pretrained: bool = False) -
     erasing of a fifth of the images, 450 epochs, no decay of biases and norms, batch norm momentum 0.1.
 
     Source: pytorch-image-models, training script of efficientnet_b0 (rand-m9-mstd0.5, --lr .048 of 768 images, --reprob .2).
-    Run on cifar10-mini: 58 s, 16.0 % (n = 1).
+    Run on cifar10-mini: 86 s, 20.7 % (n = 1).
     """
     base = paper(images, design, pretrained=pretrained)
     return replace(
