@@ -13,7 +13,7 @@ from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import rows
 from phiscale.deploy.fold import folded
-from phiscale.deploy.graph import graph, random_weights, to_onnx
+from phiscale.deploy.graph import counted, graph, random_weights, to_onnx
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
 
@@ -206,3 +206,11 @@ def test_openvino_runs_the_same_layers_as_of_torchs_own_export(kind: str) -> Non
     torchs.reshape([1, 3, made.resolution, made.resolution])
     own = to_onnx(made, state_of(network(made.spec)), batch=1).SerializeToString()
     assert layers(the_core().read_model(own)) == layers(torchs)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite2", "efficientnetv2_b0", "resnet50", "mobilenet_v1"])
+def test_what_the_file_is_counted_to_is_what_the_design_costs(name: str) -> None:
+    made = published(name)
+    weights = random_weights(made.spec)
+    norms = sum(len(bias) for key, bias in weights.items() if key.endswith(".bias") and ".se." not in key and key != "classifier.bias")
+    assert counted(graph(made, weights)) == {"macs": made.cost.macs, "params": made.cost.params - norms}  # two numbers a channel become one

@@ -103,6 +103,8 @@ def write_run(
             "latency_ms": {"p50": ms * batch, "p90": ms * batch * 1.1, "p99": ms * batch * 1.4},
             "images_per_second": 1e3 / ms,
             "n": 50,
+            "macs": 252_900_000,
+            "params": 2_480_000,
         }
         for runtime, ms in (("openvino", 4.21), ("onnxruntime", 5.68))
         for batch in (1, 16)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from phiscale.allocator import keep_freed_memory
 from phiscale.cli.console import Steps, emit, emit_json, table
 from phiscale.cli.options import Json
 from phiscale.cost.budget import amount_text
@@ -53,6 +54,8 @@ def command(
     the same command goes on where it was stopped. imagenette trains EfficientNet-B0, XResNet-50 and ResNet-50 from random weights by one
     recipe, at equal epochs and in equal time.
     """
+    if images is not None or what == "imagenette":
+        keep_freed_memory()
     if what == "imagenette":
         from phiscale.jobs.imagenette import compare
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from phiscale.allocator import keep_freed_memory
 from phiscale.cli.console import Steps, emit, emit_json, say, table
 from phiscale.cli.options import Json, Macs, Memory, Params, Seed
 from phiscale.cost import Budget
@@ -105,6 +106,7 @@ def command(
                     finalists=finalists, seeds=seeds, seed=seed, resolution=resolution, flip=flip,
                 )  # fmt: skip
                 if dry_run:
+                    keep_freed_memory()  # as the workers do
                     _tell_plan(asked, plan(asked, watch=steps), workers=workers, threads=threads, as_json=as_json)
                     return
                 result = search(

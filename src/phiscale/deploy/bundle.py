@@ -16,7 +16,7 @@ from phiscale.architecture.design import Design
 from phiscale.architecture.output import Output
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.atomic import sync_folder
-from phiscale.deploy.graph import to_onnx
+from phiscale.deploy.graph import counted, to_onnx
 from phiscale.deploy.latency import LatencyStats, Setting, bench, setting
 from phiscale.deploy.parity import parity
 from phiscale.errors import ArgumentError, RunError
@@ -49,7 +49,8 @@ def export_bundle(
     out, output = Path(out), output or Output()
     _check(out, design, preprocess, labels)
     release_freed_memory()  # what a training needed
-    model = to_onnx(design, state, metadata=metadata(design, preprocess, labels, output)).SerializeToString()
+    made_graph = to_onnx(design, state, metadata=metadata(design, preprocess, labels, output))
+    model, costs = made_graph.SerializeToString(), counted(made_graph)
     proof = parity(design, state, model, images=reference, output=output)
     made = Bundle(
         path=out,
@@ -65,7 +66,7 @@ def export_bundle(
     for batch in (1, 4):  # apart: engines are planned for their batch, and not all need to be in memory at once
         release_freed_memory()
         rows += bench({"": made}, settings=_settings(model, batch), seconds=seconds)
-    figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() for _, stats in rows]}
+    figures = {"machine": machine(), "seconds": seconds, "rows": [stats.to_dict() | costs for _, stats in rows]}
     files = {
         MODEL: model,
         PREPROCESS: _json(preprocess.to_dict()),

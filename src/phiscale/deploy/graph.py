@@ -3,6 +3,7 @@
 Mirrors nn/blocks.py line for line, with batch norms folded and paddings as plain numbers for the design's resolution.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, assert_never
 
@@ -85,6 +86,17 @@ def graph(
     # the native runtime reads the network from here
     helper.set_model_props(made, {"phiscale.design": design.to_toml(), **(metadata or {})})
     return made
+
+
+def counted(model: onnx.ModelProto) -> dict[str, int]:
+    """Of the graph as it is, whatever design it says it has: `macs` of one image, by the shapes that onnx infers, and `params`, the
+    numbers in its weights. Batch norms are folded, so there are fewer of these than the network has."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (*inferred.value_info, *inferred.output)}
+    sizes = {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
+    products = [node for node in inferred.node if node.op_type in ("Conv", "Gemm")]
+    macs = sum(math.prod(sizes[node.input[1]]) * math.prod(shapes[node.output[0]][2:]) for node in products)
+    return {"macs": macs, "params": sum(math.prod(dims) for dims in sizes.values() if dims)}
 
 
 def random_weights(spec: NetworkSpec, *, seed: int = 0) -> dict[str, NDArray[np.float32]]:

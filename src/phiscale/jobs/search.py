@@ -6,14 +6,13 @@ import json
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from phiscale.allocator import keep_freed_memory
 from phiscale.architecture import Design
 from phiscale.architecture.catalog import rows as published
 from phiscale.architecture.toml import dumps
@@ -34,6 +33,7 @@ from phiscale.version import VERSION
 
 ABOUT, COEFFICIENTS, TRIALS, CURVES, REPORT = "study.json", "coefficients.toml", "trials.csv", "curves.csv", "report.html"
 LATENCY, DATABASE = "latency.csv", "study.db"
+PATIENCE = 4.0  # seconds that an estimate steps for
 CLOCKED = 0.3  # seconds that each network's latency is measured for
 LOOK = 1.0  # seconds between two looks at the study
 Show = Callable[[Sequence[Run]], None]
@@ -148,7 +148,7 @@ class Estimate:
 def estimate(plan: Plan, *, workers: int = 1, threads: int | None = None) -> Estimate:
     """From real training steps of the baseline, times multiply-adds, images and epochs."""
     cores, each = available_threads(), _threads_of_each(workers, threads)
-    step = _step_seconds(plan.baseline, each)
+    step = _step_seconds(plan, each)
     setup, first, left, since, rung = plan.setup, 0.0, float(len(plan.points)), 0, 1
     whole = left * setup.epochs
     if setup.pruner == "none":
@@ -172,29 +172,22 @@ def _threads_of_each(workers: int, threads: int | None) -> int:
     return threads or max(1, available_threads() // workers)
 
 
-def _step_seconds(design: Design, threads: int, *, batch: int = 8, patience: float = 5.0) -> float:
-    """Seconds that an image takes in a training step: the median of steps after the first, for up to `patience` seconds."""
+def _step_seconds(plan: Plan, threads: int) -> float:
+    """Seconds that an image takes in a training step of the baseline: the quickest, as neighbours and first steps only ever delay."""
     import torch
 
-    from phiscale.nn import Network
+    from phiscale.training.compute import Compute
+    from phiscale.training.loop import make_accelerator
+    from phiscale.training.recipe import Recipe
+    from phiscale.training.trial import take_steps
 
-    before = torch.get_num_threads()
+    before, recipe, compute = torch.get_num_threads(), Recipe.from_dict(plan.setup.recipe), Compute()
     torch.set_num_threads(threads)
     try:
-        network = Network(design.spec).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
-        rate = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-        images = torch.randn(batch, design.spec.in_channels, design.resolution, design.resolution)
-        images = images.contiguous(memory_format=torch.channels_last)
-        took: list[float] = []
-        while len(took) < 3 or (sum(took) < patience and len(took) < 9):
-            start = time.perf_counter()
-            network(images).square().mean().backward()
-            rate.step()
-            rate.zero_grad()
-            took.append(time.perf_counter() - start)
+        took = take_steps(plan.baseline, recipe.batch, recipe, compute, make_accelerator(compute), most=12, patience=PATIENCE)
     finally:
         torch.set_num_threads(before)
-    return median(took[1:]) / batch
+    return min(took) / recipe.batch
 
 
 def search(
@@ -386,6 +379,7 @@ def _worker(url: str, name: str, folder: str | None, images: str, threads: int, 
     from phiscale.jobs.proxy import threads as use_threads
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    keep_freed_memory()
     try:
         use_threads(threads)
         with Study.join(storage=url, name=name, folder=None if folder is None else Path(folder)) as study:

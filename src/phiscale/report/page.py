@@ -136,20 +136,20 @@ def budget_rows(
     of, limits = design.cost, budget or Budget()
     latency = latency_ms(speed)
 
-    def row(name: str, limit: float | None, unit: str, designed: float) -> BudgetRow:
+    def row(name: str, limit: float | None, unit: str, designed: float, counted: Any = None) -> BudgetRow:
         return BudgetRow(
             name=name,
             asked=None if limit is None else amount_text(limit) + unit,
             designed=amount_text(designed) + unit,
-            measured=None,
+            measured=amount_text(counted) + unit if isinstance(counted, (int, float)) else None,
             share=None if limit is None else designed / limit,
             kept=limit is None or designed <= limit * (1 + slack),
         )
 
     asked_ms = None if limits.latency is None else limits.latency * 1e3
     return (
-        row("multiply-adds", limits.macs, "", of.macs),
-        row("parameters", limits.params, "", of.params),
+        row("multiply-adds", limits.macs, "", of.macs, speed.get("macs")),
+        row("parameters", limits.params, "", of.params, speed.get("params")),
         row("peak memory", limits.memory, "B", of.peak_bytes),
         BudgetRow(
             name="median latency",

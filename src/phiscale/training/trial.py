@@ -1,7 +1,11 @@
-"""Two training steps on noise in a process of their own: how much memory they take. Run by jobs/tune.py; reads JSON, prints bytes."""
+"""A few training steps on noise, as the loop takes them: how long they take, and, in a process of their own, how much memory.
+
+Run by jobs/tune.py; reads JSON, prints bytes.
+"""
 
 import json
 import sys
+import time
 from typing import Any
 
 import torch
@@ -47,8 +51,10 @@ def main() -> int:
     return 0
 
 
-def take_steps(design: Design, batch: int, recipe: Recipe, compute: Compute, accelerator: Accelerator) -> None:
-    """Two steps as the loop takes them."""
+def take_steps(
+    design: Design, batch: int, recipe: Recipe, compute: Compute, accelerator: Accelerator, *, most: int = 2, patience: float = 0.0
+) -> list[float]:
+    """Seconds of each step: two, and on to `most` for as long as `patience` seconds allow."""
     device, size, classes = accelerator.device, design.resolution, max(2, design.spec.num_classes)
     network = create_model(
         design, num_classes=classes, dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum, seed=0
@@ -65,7 +71,9 @@ def take_steps(design: Design, batch: int, recipe: Recipe, compute: Compute, acc
     made: Any = compiled(network) if compute.compile else network
     model, optimizer = accelerator.prepare(made, optimizer)
     network.train()
-    for _ in range(2):
+    took: list[float] = []
+    while len(took) < 2 or (len(took) < most and sum(took) < patience):
+        start = time.perf_counter()
         for part in torch.arange(batch).tensor_split(compute.accumulate):
             if not len(part):
                 continue
@@ -78,6 +86,8 @@ def take_steps(design: Design, batch: int, recipe: Recipe, compute: Compute, acc
         optimizer.zero_grad()
         if ema is not None:
             ema.update(network)
+        took.append(time.perf_counter() - start)
+    return took
 
 
 if __name__ == "__main__":

@@ -114,7 +114,8 @@ def _default(model: bytes, open_one: Callable[[Runtime], Engine], threads: int, 
     from phiscale.runtime.machine import machine
 
     design, here = design_of(model), machine()
-    about = (threads, precision, design.to_toml(), here["processor"], here["threads"], levels(precision), VERSION, *map(_version, can))
+    # by what is computed alone, so that a design's measurement and its bundle's choose alike
+    about = (threads, precision, repr(design.spec), here["processor"], here["threads"], levels(precision), VERSION, *map(_version, can))
     image = (design.spec.in_channels, design.resolution, design.resolution)
     return fastest(can, open_one, [np.zeros((count, *image), np.float32) for count in sorted({1, batch})], about=about)
 
