@@ -6,7 +6,6 @@ Start reading: `open_engine` below.
 """
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal, Protocol, assert_never
 
@@ -121,6 +120,8 @@ def _default(model: bytes, open_one: Callable[[Runtime], Engine], threads: int, 
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and most processes don't ask
+
     try:
         return version(package)
     except PackageNotFoundError:
