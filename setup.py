@@ -31,12 +31,13 @@ native = [
     library(
         f"phiscale.runtime.native._{level}",
         "src/phiscale/runtime/native/source/network.cpp",
-        ("amx", "arena", "depthwise", "engine", "level", "registers", "simd", "team", "vector"),
+        ("amx", "arena", "bytes", "depthwise", "engine", "level", "registers", "simd", "team", "vector"),
         f"-std=c++17 -DPHI_{level.upper()} {flags} -Wno-uninitialized -Wno-maybe-uninitialized",  # GCC 12's own intrinsics
     )
     for level, flags in {
         "amx": "-march=x86-64-v4 -mtune=sapphirerapids -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16",
         "avx512_bf16": "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16",
+        "avx512_vnni": "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16 -mavx512vnni",
         "avx512": "-march=x86-64-v4 -mprefer-vector-width=512",
         "avx2": "-march=x86-64-v3",
     }.items()

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from phiscale.architecture.plan import blocks, feature_width, out_size
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import ArgumentError, PhiscaleError
-from phiscale.runtime.native.program import ABI, Floats, Program, Weights, bind
+from phiscale.runtime.native.program import ABI, Floats, Program, Ranges, Weights, bind
 from phiscale.runtime.native.support import Level, levels, library, why_not
 
 MAX_THREADS = 256
 MAX_PIXELS = 1 << 26  # of one image: above what any decoder here lets through
 Array = NDArray[np.float32]
+Precision = Literal["auto", "f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,25 @@ class Native:
 
     weights  folded, `stages.0.0.expand.weight`, `….bias`, as deploy/fold.py makes them and a bundle's graph carries them
     threads    batches are split over them by images, what is left of a batch by rows and channels
-    precision  "f32" or "bf16"; "auto" is the fastest that this processor has
+    precision  "f32", "bf16" or "int8" (1x1 convolutions, the rest in bf16); "auto" is the faster of the first two that this processor has
+    ranges     of int8: the smallest and the largest number that each 1x1 convolution is going to read; one without runs in bf16
     level      the name of one of support.LEVELS, to compare them; None: the fastest that has the precision
     """
 
     name: str = "native"
-    precision: Literal["auto", "f32", "bf16"]
+    precision: Precision
     level: str
 
-    def __init__(self, spec: NetworkSpec, weights: Weights, *, threads: int, precision: str = "auto", level: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        weights: Weights,
+        *,
+        threads: int,
+        precision: str = "auto",
+        level: str | None = None,
+        ranges: Ranges | None = None,
+    ) -> None:
         """ArgumentError where `why_not(spec, precision)` says why; WeightsError for weights that don't fit or aren't finite."""
         if not 1 <= threads <= MAX_THREADS:
             raise ArgumentError(f"threads must be from 1 to {MAX_THREADS}, got {threads}")
@@ -50,7 +61,7 @@ class Native:
         self.spec, self.threads = spec, threads
         found, self._library = _open(tuple(each for each in levels(precision) if level in (None, each.name)))
         self.level, self.precision = found.name, found.computes
-        program = Program(spec, weights, threads)  # its arrays must live until the library has packed them
+        program = Program(spec, weights, threads, ranges if self.precision == "int8" else None)  # its arrays must live until the library has packed them
         error = ctypes.create_string_buffer(512)
         handle = self._library.phi_create(ctypes.byref(program.struct), error, len(error))
         if not handle:

@@ -12,18 +12,24 @@ from phiscale.architecture.plan import Block, blocks, feature_width
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import WeightsError
 
-ABI = 2
+ABI = 3
 Weights = Mapping[str, NDArray[np.float32]]
+Ranges = Mapping[str, tuple[float, float]]
 ACTIVATIONS = {"silu": 1, "relu": 2, "relu6": 3, "hardswish": 4}
 DEPTHWISE, FULL = 0, 1
 STEM_CHANNELS = 4  # that the engine's stem reads; more go through a full block
 Floats: Any = POINTER(c_float)
 
 
+class RangeStruct(Structure):
+    _fields_ = (("low", c_float), ("high", c_float))
+
+
 class BlockStruct(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("kind", "w_in", "w_mid", "w_out", "w_se", "kernel", "stride", "skips", "project_acts", "wide")),
         *((f"{layer}_{part}", Floats) for layer in ("expand", "depthwise", "reduce", "gate", "project") for part in "wb"),
+        *((f"{layer}_in", RangeStruct) for layer in ("expand", "project", "se")),
     )
 
 
@@ -32,6 +38,7 @@ class NetworkStruct(Structure):
         *((name, c_int32) for name in ("in_channels", "stem_width", "stem_kernel", "stem_stride", "activation", "symmetric")),
         *((name, c_int32) for name in ("block_count", "head_width", "num_classes", "threads")),
         *((f"{layer}_{part}", Floats) for layer in ("stem", "head", "classifier") for part in "wb"),
+        ("head_in", RangeStruct),
         ("blocks", POINTER(BlockStruct)),
     )
 
@@ -39,8 +46,9 @@ class NetworkStruct(Structure):
 class Program:
     """The structs of one network; keeps the arrays that they point into."""
 
-    def __init__(self, spec: NetworkSpec, weights: Weights, threads: int) -> None:
-        self._weights, self._kept, self._used = weights, [], set[str]()
+    def __init__(self, spec: NetworkSpec, weights: Weights, threads: int, ranges: Ranges | None = None) -> None:
+        """ranges: (low, high) of what a layer reads, by the layer's name, of those that run in int8."""
+        self._weights, self._kept, self._used, self._ranges = weights, [], set[str](), ranges or {}
         has_stem = spec.in_channels <= STEM_CHANNELS
         made = [self._stem_block(spec, number) for number in range(1 if has_stem else 0, len(spec.stem.widths))]
         made += [self._block(block) for block in blocks(spec)]
@@ -62,6 +70,7 @@ class Program:
             self._layer(self.struct, "stem", "stem.0", (spec.stem.widths[0], spec.in_channels, k, k))
         if spec.head_width:
             self._layer(self.struct, "head", "head", (spec.head_width, spec.stages[-1].width, 1, 1))
+            self._range(self.struct, "head", "head")
         if spec.num_classes:
             self._layer(self.struct, "classifier", "classifier", (spec.num_classes, feature_width(spec)))
         if extra := sorted(set(weights) - self._used):
@@ -95,9 +104,15 @@ class Program:
         if struct.w_se:
             self._layer(struct, "reduce", f"{b.name}.se.reduce", (b.w_se, b.w_mid, 1, 1))
             self._layer(struct, "gate", f"{b.name}.se.expand", (b.w_mid, b.w_se, 1, 1))
+        for layer in ("expand", "project", "se"):
+            self._range(struct, layer, f"{b.name}.{layer}")
         full_project = fused and not b.expands
         self._layer(struct, "project", f"{b.name}.project", (b.w_out, b.w_mid, k, k) if full_project else (b.w_out, b.w_mid, 1, 1))
         return struct
+
+    def _range(self, struct: Structure, layer: str, key: str) -> None:
+        if key in self._ranges:
+            setattr(struct, f"{layer}_in", RangeStruct(*self._ranges[key]))
 
     def _layer(self, struct: Structure, field: str, key: str, shape: tuple[int, ...]) -> None:
         for part, name, wanted in (("w", f"{key}.weight", shape), ("b", f"{key}.bias", shape[:1])):

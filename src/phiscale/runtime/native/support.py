@@ -10,7 +10,7 @@ from typing import Literal, assert_never
 from phiscale.architecture.plan import Block, blocks
 from phiscale.architecture.spec import Activation, NetworkSpec
 
-Computes = Literal["f32", "bf16"]
+Computes = Literal["f32", "bf16", "int8"]
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")  # x86-64-v3 and v4, in the names of /proc/cpuinfo
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
@@ -28,6 +28,7 @@ class Level:
 LEVELS = (
     Level("amx", "bf16", frozenset((*_V4, "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"))),
     Level("avx512_bf16", "bf16", frozenset((*_V4, "avx512_bf16"))),
+    Level("avx512_vnni", "int8", frozenset((*_V4, "avx512_bf16", "avx512_vnni"))),
     Level("avx512", "f32", frozenset(_V4)),
     Level("avx2", "f32", frozenset(_V3)),
 )
@@ -41,9 +42,13 @@ def why_not(spec: NetworkSpec, precision: str = "auto") -> str | None:
 
 
 def levels(precision: str = "auto") -> tuple[Level, ...]:
-    """The levels that this processor and installation can run, the fastest first; "auto" takes any precision."""
+    """The levels that this processor and installation can run, the fastest first; "auto" takes f32 and bf16, which need no ranges."""
     have = instructions() if _system() else frozenset[str]()
-    return tuple(level for level in LEVELS if precision in ("auto", level.computes) and level.needs <= have and library(level) is not None)
+    return tuple(level for level in LEVELS if level.computes in _meant(precision) and level.needs <= have and library(level) is not None)
+
+
+def _meant(precision: str) -> tuple[str, ...]:
+    return ("f32", "bf16") if precision == "auto" else (precision,)
 
 
 def library(level: Level) -> Path | None:
@@ -58,9 +63,9 @@ def machine_lacks(precision: str = "auto") -> str | None:
         return None
     if not _system():
         return f"the native engine is for Linux on x86-64; this is {platform.system()} on {platform.machine()}"
-    known = [level for level in LEVELS if precision in ("auto", level.computes)]
+    known = [level for level in LEVELS if level.computes in _meant(precision)]
     if not known:
-        return f"the native engine computes in f32 or bf16, not in {precision}"
+        return f"the native engine computes in f32, bf16 or int8, not in {precision}"
     have, least = instructions(), known[-1]
     if missing := sorted(least.needs - have):
         return f"the native engine needs a processor with {least.name} for {least.computes}; this one has no {', '.join(missing)}"

@@ -110,6 +110,7 @@ struct Half {  // fp16 in memory and in arithmetic
     struct Lane {  // what a depthwise convolution keeps in a register
         static constexpr int LANES = 32, MOST = 14;  // of a register; outputs held at a time
         using Elem = Half::Elem;
+        using Out = bf16;
         using Weight = Half::Weight;
         using Vec = H;
         INLINE Vec load(const Elem *p) { return _mm512_loadu_ph(p); }
@@ -117,9 +118,10 @@ struct Half {  // fp16 in memory and in arithmetic
         INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ph(a, b, c); }
         INLINE Vec plus(Vec a, Vec b) { return _mm512_add_ph(a, b); }
         INLINE Vec zero() { return _mm512_setzero_ph(); }
-        INLINE void put(bf16 *p, Vec v) { phi::store(p, widen(v)); }
+        INLINE void put(Out *p, Vec v, Quantiser) { phi::store(p, widen(v)); }
         INLINE void add_to(float *p, Vec v) { phi::store(p, add(phi::load(p), widen(v))); }
     };
+    using ByteLane = Lane;  // no int8 here
 };
 
 struct Wide {  // bf16 in memory, fp32 in arithmetic
@@ -133,6 +135,7 @@ struct Wide {  // bf16 in memory, fp32 in arithmetic
     struct Lane {
         static constexpr int LANES = 16, MOST = 14;
         using Elem = bf16;
+        using Out = bf16;
         using Weight = float;
         using Vec = F;
         INLINE Vec load(const Elem *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16)); }
@@ -140,9 +143,10 @@ struct Wide {  // bf16 in memory, fp32 in arithmetic
         INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
         INLINE Vec plus(Vec a, Vec b) { return _mm512_add_ps(a, b); }
         INLINE Vec zero() { return _mm512_setzero_ps(); }
-        INLINE void put(bf16 *p, Vec v) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(v)); }
+        INLINE void put(Out *p, Vec v, Quantiser) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(v)); }
         INLINE void add_to(float *p, Vec v) { _mm512_storeu_ps(p, _mm512_add_ps(_mm512_loadu_ps(p), v)); }
     };
+    using ByteLane = Lane;  // no int8 here
 };
 
 using Fast = Half;

@@ -13,7 +13,8 @@ struct DepthwiseJob {
     const void *weights;  // Lane::Weight [k * k][SLAB]
     const void *bias;     // Lane::Weight [SLAB]
     int activation;
-    elem *out;        // [out_height][out_width][SLAB]
+    void *out;        // Lane::Out [out_height][out_width][SLAB]
+    Quantiser quantiser;  // of Lanes that put bytes
     int out_width;    // at least the kernel's tile
     int first, last;  // output rows [first, last)
     float *sum;       // [SLAB] += every output, for squeeze-excite; null: not wanted
@@ -51,7 +52,7 @@ static void depthwise(const DepthwiseJob &job) {
 #pragma GCC unroll 16
                     for (int t = 0; t < T; t++) acc[t] = act<decltype(a)::value>(acc[t]);
                 });
-                elem *out = job.out + ((size_t)y * job.out_width + x) * SLAB + part;
+                typename L::Out *out = (typename L::Out *)job.out + ((size_t)y * job.out_width + x) * SLAB + part;
                 if (job.sum) {
                     Vec tile = L::zero();
                     if (old == 0) {
@@ -65,7 +66,7 @@ static void depthwise(const DepthwiseJob &job) {
                     L::add_to(job.sum + part, tile);
                 }
 #pragma GCC unroll 16
-                for (int t = 0; t < T; t++) L::put(out + t * SLAB, acc[t]);
+                for (int t = 0; t < T; t++) L::put(out + t * SLAB, acc[t], job.quantiser);
             }
     }
 }

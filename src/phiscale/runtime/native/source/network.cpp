@@ -12,6 +12,7 @@
 #include <string>
 
 #include "arena.h"
+#include "bytes.h"
 #include "depthwise.h"
 #include "engine.h"
 #include "level.h"
@@ -59,15 +60,26 @@ struct SqueezeExcite {
     float *reduce_bias = nullptr, *gate_bias = nullptr;
 };
 
+struct Next {  // how what comes next reads the map: as elems, as bytes, as both
+    bool elems = true, bytes = false;
+    Quantiser quantiser;
+};
+
 struct Block {
     phi_block it;  // its weight pointers are not used after packing
     int slabs_in, slabs_mid, slabs_out;
     bool expands;
     Packed expand, project;
+    PackedBytes expand_bytes, project_bytes;  // in the place of those, where they run in int8
+    float *project_floats = nullptr, *project_bias = nullptr;  // before squeeze-excite's gates: [group][inputs][outputs of the group], [slab][SLAB]
+    bool expands_bytes = false, projects_bytes = false;
+    Quantiser expand_in, project_in, se_in;
+    Next next;
     Fast::Weight *fast = nullptr, *fast_bias = nullptr;  // depthwise [slab][k * k][SLAB], [slab][SLAB]
     Exact::Weight *exact = nullptr, *exact_bias = nullptr;
     SqueezeExcite se;
     std::atomic<bool> is_wide{false}, overflowed{false};
+    bool project_is_1x1() const { return it.kind == PHI_DEPTHWISE || expands; }
 };
 
 // ---- sizes of one block for one image size ----
@@ -97,12 +109,15 @@ struct Units {
 
 struct Buffers {  // of a team that works on the same images
     elem *image = nullptr, *map[2] = {}, *group[2] = {}, *mid = nullptr, *pooled = nullptr;
+    Byte *map_bytes[2] = {}, *group_bytes[2] = {}, *mid_bytes = nullptr;  // of a level with int8
     float *embedding = nullptr;  // [CHUNK][features]
     float *hidden = nullptr;     // [unit][image][width]: what each unit of a block brings to squeeze-excite's first layer
 };
 struct Scratch {  // of one thread
     void *ring = nullptr;     // Elem of the precision, or elem in full blocks
     elem *weights = nullptr;  // a projection's, scaled by squeeze-excite
+    ByteWeight *byte_weights = nullptr;  // the same in int8, with its biases and scales [channels]
+    float *byte_bias = nullptr, *byte_scale = nullptr;
     float *gates = nullptr, *hidden = nullptr;  // [channels], [GROUP][width]
     ptrdiff_t *offsets = nullptr;               // of a 1x1 convolution's k-tiles
 };
@@ -143,6 +158,58 @@ void pack(Arena &arena, Packed &packed, const float *weights, const float *bias,
     packed = Packed(out, in_slabs, kernel * kernel, in - (in_slabs - 1) * SLAB);
     fill(arena, packed, weights, bias, out, in, kernel,
          [&](int o, int i, int ky, int kx) { return packed.place(o, (ky * kernel + kx) * in_slabs + i / SLAB, i % SLAB); });
+}
+
+bool is_given(phi_range range) { return INT8 && range.low < range.high; }
+Quantiser quantiser(phi_range range) {
+    const float low = std::min(range.low, 0.f), scale = (std::max(range.high, 0.f) - low) / 255;  // zero has a byte of its own
+    return {1 / scale, std::round(-low / scale), scale};
+}
+
+// A 1x1 convolution's weights [out][in] as bytes.
+template <class P>
+void pack_bytes([[maybe_unused]] Arena &arena, [[maybe_unused]] P &packed, [[maybe_unused]] const float *weights, [[maybe_unused]] const float *bias,
+                [[maybe_unused]] int out, [[maybe_unused]] int in, [[maybe_unused]] Quantiser input) {
+    if constexpr (INT8) {
+        packed = P(out, slabs(in), 1, in - (slabs(in) - 1) * SLAB);
+        packed.weights = arena.take<ByteWeight>(packed.size());
+        packed.bias = arena.take<float>((size_t)slabs(out) * SLAB);
+        packed.scale = arena.take<float>((size_t)slabs(out) * SLAB);
+        for (int o = 0; o < out; o++, weights += in) {
+            float most = 0;
+            for (int i = 0; i < in; i++) most = std::max(most, std::fabs(weights[i]));
+            const float step = most > 0 ? most / MOST_WEIGHT : 1;
+            int sum = 0;
+            for (int i = 0; i < in; i++) {
+                const int whole = (int)std::lrint(weights[i] / step);
+                packed.weights[packed.place(o, i / SLAB, i % SLAB)] = (ByteWeight)whole;
+                sum += whole;
+            }
+            packed.scale[o] = step * input.scale;
+            packed.bias[o] = bias[o] - input.zero * (float)sum * packed.scale[o];
+        }
+    }
+}
+
+// The 1x1 projection of a block with squeeze-excite as fold_gates() reads it.
+template <class P>
+void pack_gated([[maybe_unused]] Arena &arena, [[maybe_unused]] Block &block, [[maybe_unused]] const P &packed) {
+    if constexpr (INT8) {
+        float *const floats = block.project_floats = arena.take<float>(packed.size());
+        block.project_bias = arena.take<float>((size_t)block.slabs_out * SLAB);
+        const float *weights = block.it.project_w;
+        for (int o = 0; o < block.it.w_out; o++) {
+            block.project_bias[o] = block.it.project_b[o];
+            const int group = packed.groups.of(o / SLAB), outputs = packed.groups.width(group) * SLAB;
+            float *const to = floats + packed.start(group) + (o - packed.groups.first(group) * SLAB);
+            for (int i = 0; i < block.it.w_mid; i++) to[(size_t)i * outputs] = *weights++;
+        }
+    }
+}
+
+template <class P>
+void redirect([[maybe_unused]] P &packed, [[maybe_unused]] ByteWeight *weights, [[maybe_unused]] float *scale, [[maybe_unused]] float *bias) {
+    if constexpr (INT8) packed.weights = weights, packed.scale = scale, packed.bias = bias;
 }
 
 void pack_stem(Arena &arena, Packed &packed, const float *weights, const float *bias, int out, int in, int kernel) {
@@ -206,6 +273,8 @@ struct phi_engine {
     int last_width;
     Arena arena;
     Packed stem, head, classifier;
+    PackedBytes head_bytes;
+    bool heads_bytes = false;  // the head's convolution runs in int8
     std::vector<std::unique_ptr<Block>> blocks;
     std::atomic<bool> head_wide{false}, head_overflowed{false};
     std::unique_ptr<Team> team;
@@ -242,9 +311,12 @@ struct phi_engine {
     };
     struct Map {  // [slab][pixels of all images][SLAB]
         elem *data;
+        Byte *bytes;  // the same map in int8; which of the two is filled depends on who reads it (Next)
         size_t slab;  // elements from a slab to the next
     };
 
+    void pack_expansion(Block &block, Next *next);
+    void pack_projection(Block &block);
     void make_plan(int height, int width);
     // at most, of a run whose rest is `images`: three a block (expand and depthwise, squeeze-excite, project) and eight more
     size_t phases(int images) const { return 2 + (size_t)images * (3 * blocks.size() + 8); }
@@ -264,6 +336,8 @@ struct phi_engine {
     int full_rows(const Work &work, int index, Map in, Map mid, Map out, int images);
     const float *hidden(const Work &work, const Block &block, int units, int images, int image) const;
     void scale(const Work &work, int index, Map mid, int images, int units);
+    template <class Input, class Weights, class Prepare>
+    void project(const Work &work, int index, const Input *map, Weights packed, Map mid, Map in, Map out, int images, Prepare fold);
     void project(const Work &work, int index, Map mid, Map in, Map out, int images, int units);
     template <class P>
     void run_head(const Work &work, Map in, int images, int first_in_chunk, float *features);
@@ -273,6 +347,7 @@ phi_engine::phi_engine(const phi_network &network) : net(network) {
     last_width = net.stem_width ? net.stem_width : net.in_channels;
     stem_slabs = slabs(last_width);
     if (net.stem_width) pack_stem(arena, stem, net.stem_w, net.stem_b, net.stem_width, net.in_channels, net.stem_kernel);
+    Next *before = nullptr;  // of the block before, where its 1x1 projection can write bytes
     for (int i = 0; i < net.block_count; i++) {
         blocks.push_back(std::make_unique<Block>());
         Block &block = *blocks.back();
@@ -281,24 +356,50 @@ phi_engine::phi_engine(const phi_network &network) : net(network) {
         block.slabs_in = slabs(it.w_in), block.slabs_mid = slabs(it.w_mid), block.slabs_out = slabs(it.w_out);
         block.is_wide = it.wide != 0;
         if (it.kind == PHI_DEPTHWISE) {
-            if (block.expands) pack(arena, block.expand, it.expand_w, it.expand_b, it.w_mid, it.w_in, 1);
+            if (block.expands) pack_expansion(block, before);
             pack_depthwise(arena, block);
-            pack(arena, block.project, it.project_w, it.project_b, it.w_out, it.w_mid, 1);
+            pack_projection(block);
         } else if (block.expands) {
             pack(arena, block.expand, it.expand_w, it.expand_b, it.w_mid, it.w_in, it.kernel);
-            pack(arena, block.project, it.project_w, it.project_b, it.w_out, it.w_mid, 1);
+            pack_projection(block);
         } else {
             pack(arena, block.project, it.project_w, it.project_b, it.w_out, it.w_in, it.kernel);
         }
         if (it.w_se) pack_squeeze_excite(arena, block);
         last_width = it.w_out;
+        before = block.project_is_1x1() ? &block.next : nullptr;
     }
     if (net.head_width) {
-        pack(arena, head, net.head_w, net.head_b, net.head_width, last_width, 1);
+        heads_bytes = before && is_given(net.head_in);
+        if (heads_bytes) {
+            *before = {false, true, quantiser(net.head_in)};
+            pack_bytes(arena, head_bytes, net.head_w, net.head_b, net.head_width, last_width, before->quantiser);
+        }
+        if (!heads_bytes) pack(arena, head, net.head_w, net.head_b, net.head_width, last_width, 1);
         last_width = net.head_width;
     }
     if (net.num_classes) pack(arena, classifier, net.classifier_w, net.classifier_b, net.num_classes, last_width, 1);
     team = std::make_unique<Team>(net.threads, phases(net.threads));
+}
+
+// next: of the block before; null where what comes before writes elems
+void phi_engine::pack_expansion(Block &block, Next *next) {
+    const phi_block &it = block.it;
+    block.expands_bytes = next && is_given(it.expand_in);
+    if (!block.expands_bytes) return pack(arena, block.expand, it.expand_w, it.expand_b, it.w_mid, it.w_in, 1);
+    *next = {it.skips != 0, true, quantiser(it.expand_in)};
+    pack_bytes(arena, block.expand_bytes, it.expand_w, it.expand_b, it.w_mid, it.w_in, next->quantiser);
+}
+
+void phi_engine::pack_projection(Block &block) {
+    const phi_block &it = block.it;
+    block.projects_bytes = is_given(it.project_in) && (!it.w_se || is_given(it.se_in));
+    if (!block.projects_bytes) return pack(arena, block.project, it.project_w, it.project_b, it.w_out, it.w_mid, 1);
+    block.project_in = quantiser(it.project_in);
+    pack_bytes(arena, block.project_bytes, it.project_w, it.project_b, it.w_out, it.w_mid, block.project_in);
+    if (!it.w_se) return;
+    block.se_in = quantiser(it.se_in);
+    pack_gated(arena, block, block.project_bytes);
 }
 
 // ---- planning ----
@@ -349,7 +450,7 @@ void phi_engine::make_plan(int height, int width) {
             for (g.ring_rows = 1; g.ring_rows < rows;) g.ring_rows *= 2;
             ring = std::max(ring, sizeof(Exact::Elem) * (g.ring_size() * images * std::min(Groups::LARGEST, block.slabs_mid) + SLACK));
             mid = std::max(mid, (size_t)block.slabs_mid * g.out_pixels() * images);
-            weights = std::max(weights, block.project.size());
+            weights = std::max({weights, block.project.size(), block.project_bytes.size()});
         } else {
             // the last tile of a row reads up to 31 outputs beyond it
             g.row_pixels = std::max(g.row_pixels, (up(g.out_width, PIECE) - 1) * it.stride + it.kernel);
@@ -362,7 +463,7 @@ void phi_engine::make_plan(int height, int width) {
             ring = std::max(ring, sizeof(elem) * (slab * block.slabs_in + SLACK));
             if (block.expands) {
                 mid = std::max(mid, (size_t)block.slabs_mid * g.out_pixels() * images);
-                weights = std::max(weights, block.project.size());
+                weights = std::max({weights, block.project.size(), block.project_bytes.size()});
             }
         }
         if (it.w_se) {
@@ -390,6 +491,10 @@ void phi_engine::make_plan(int height, int width) {
         if (net.stem_width) b.image = p.arena.take<elem>(p.image.size(net.in_channels) + SLACK);
         for (int i = 0; i < 2; i++) b.map[i] = p.arena.take<elem>(map * SLAB + SLACK), b.group[i] = p.arena.take<elem>(group * SLAB + SLACK);
         b.mid = p.arena.take<elem>(mid * SLAB + SLACK);
+        if (INT8) {
+            for (int i = 0; i < 2; i++) b.map_bytes[i] = p.arena.take<Byte>(map * SLAB + SLACK), b.group_bytes[i] = p.arena.take<Byte>(group * SLAB + SLACK);
+            b.mid_bytes = p.arena.take<Byte>(mid * SLAB + SLACK);
+        }
         b.pooled = p.arena.take<elem>((size_t)CHUNK * p.features + SLACK);
         b.embedding = p.arena.take<float>((size_t)CHUNK * p.features);
         b.hidden = p.arena.take<float>(GROUP * std::max(units, t ? 0 : together) + SLAB);
@@ -398,6 +503,10 @@ void phi_engine::make_plan(int height, int width) {
         s.ring = p.arena.take<char>(ring);
         s.weights = p.arena.take<elem>(weights);
         s.gates = p.arena.take<float>(channels);
+        if (INT8) {
+            s.byte_weights = p.arena.take<ByteWeight>(weights);
+            s.byte_bias = p.arena.take<float>(channels), s.byte_scale = p.arena.take<float>(channels);
+        }
         s.hidden = p.arena.take<float>(GROUP * hidden + SLAB);
         s.offsets = p.arena.take<ptrdiff_t>(channels / SLAB + 1);
         p.scratch.push_back(s);
@@ -526,6 +635,11 @@ void phi_engine::image_alone(const Work &work, const float *image, Map out) {
     });
 }
 
+namespace {
+// Whether the map between a block's two halves is written as bytes before squeeze-excite: its gates go into the weights, or there is none.
+bool mid_in_bytes(const Block &block, const Geometry &g) { return INT8 && block.projects_bytes && (!block.it.w_se || g.folds); }
+}  // namespace
+
 // ---- a depthwise block up to its squeeze-excite: expand, depthwise; the number of its units ----
 
 template <class P>
@@ -543,7 +657,10 @@ int phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, in
     job.row_pixels = g.row_pixels, job.row_mask = g.ring_rows - 1;
     job.activation = net.activation, job.out_width = g.out_width;
     const ptrdiff_t *offsets = nullptr;
-    const Depthwise run = depthwise_for<typename P::Lane>(it.kernel, it.stride, g.out_width);
+    const bool puts_bytes = mid_in_bytes(block, g);
+    const auto run = puts_bytes ? depthwise_for<typename P::ByteLane>(it.kernel, it.stride, g.out_width)
+                                : depthwise_for<typename P::Lane>(it.kernel, it.stride, g.out_width);
+    job.quantiser = it.w_se ? block.se_in : block.project_in;
     const int taps = it.kernel * it.kernel;
 
     // input rows [first, last) of `count` images from the image-th on, into as many rings of each slab of the group
@@ -562,15 +679,18 @@ int phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, in
             }
             return;
         }
-        const elem *from = in.data + (size_t)image * g.pixels() * SLAB;
-        const int size = piece_of(m1 - m0);
-        auto rows_at = [&](int i) -> Rows { return {from + (size_t)(m0 + i * size) * SLAB, std::min(size, m1 - m0 - i * size)}; };
-        with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((m1 - m0 + size - 1) / size, rows_at, offsets, SLAB, block.expand, block.expand.weights, group, work.size,
-                 [&](int, int s, int n, const float *c, int row) __attribute__((always_inline)) {
-                     cursors[s].put(n, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load(c + r * row))); });
-                 });
-        });
+        auto expand = [&](const auto *map, const auto &packed) {
+            const auto *from = map + (size_t)image * g.pixels() * SLAB;
+            const int size = piece_of(m1 - m0);
+            auto rows_at = [&](int i) -> Rows { return {from + (size_t)(m0 + i * size) * SLAB, std::min(size, m1 - m0 - i * size)}; };
+            with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
+                gemm((m1 - m0 + size - 1) / size, rows_at, offsets, SLAB, packed, packed.weights, group, work.size,
+                     [&](int, int s, int n, const float *c, int row) __attribute__((always_inline)) {
+                         cursors[s].put(n, [&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(P::from(load(c + r * row))); });
+                     });
+            });
+        };
+        INT8 && block.expands_bytes ? expand(in.bytes, block.expand_bytes) : expand(in.data, block.expand);
     };
     // fn(ring, slab) for each slab of a group
     auto each_slab = [&](int group, int image, auto fn) {
@@ -582,7 +702,8 @@ int phi_engine::depthwise_units(const Work &work, int index, Map in, Map mid, in
         } else {
             job.weights = block.exact + (size_t)slab * taps * SLAB, job.bias = block.exact_bias + slab * SLAB;
         }
-        job.out = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
+        const size_t at = slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
+        job.out = puts_bytes ? (void *)(mid.bytes + at) : (void *)(mid.data + at);
         job.ring = ring, job.first = first, job.last = last;
         job.sum = it.w_se ? sum : nullptr;
         run(job);
@@ -649,7 +770,8 @@ int phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out,
     const Geometry &g = work.plan->blocks[index];
     const Packed &conv = block.expands ? block.expand : block.project;
     const Map to = block.expands ? mid : out;
-    const bool adds = !block.expands && it.skips;
+    const bool adds = !block.expands && it.skips, puts_bytes = block.expands && mid_in_bytes(block, g);
+    const Quantiser quantiser = it.w_se ? block.se_in : block.project_in;
     elem *const rows = (elem *)work.own->ring;
     const size_t slab_size = g.ring_size();
     const int size = piece_of(g.out_width), per_row = (g.out_width + size - 1) / size;
@@ -684,13 +806,14 @@ int phi_engine::full_rows(const Work &work, int index, Map in, Map mid, Map out,
                     gemm((stop - y) * per_row, rows_at, g.taps.data(), (size_t)it.stride * SLAB, conv, conv.weights, group, 1,
                          [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                              elem *write = to.data + (first_slab + s) * to.slab + at[s];
+                             [[maybe_unused]] Byte *bytes = to.bytes + (INT8 ? (first_slab + s) * to.slab + at[s] : 0);
                              const elem *read = in.data + (adds ? (first_slab + s) * in.slab + at[s] : 0);
                              V total = sum[s];
                              for (int r = 0; r < count; r++, write += SLAB, read += SLAB) {
                                  V v = P::widen(act<decltype(a)::value>(P::from(load(c + r * row))));
                                  if (it.w_se) total = add(total, v);
                                  if (adds) v = add(v, load(read));
-                                 store(write, v);
+                                 puts_bytes ? store(bytes + (size_t)r * SLAB, v, quantiser) : store(write, v);
                              }
                              sum[s] = total;
                              at[s] += (size_t)count * SLAB;
@@ -736,30 +859,32 @@ void phi_engine::scale(const Work &work, int index, Map mid, int images, int uni
         for (int slab = block.slabs_mid * unit / wanted; slab < block.slabs_mid * (unit + 1) / wanted; slab++)
             for (int image = 0; image < images; image++) {
                 const V gate = gate_slab(block.se, work.own->hidden + (size_t)image * block.se.padded, slab);
-                elem *map = mid.data + slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
-                for (int i = 0; i < g.out_pixels(); i++, map += SLAB) store(map, mul(load(map), gate));
+                const size_t at = slab * mid.slab + (size_t)image * g.out_pixels() * SLAB;
+                elem *map = mid.data + at;
+                if (INT8 && block.projects_bytes)
+                    for (int i = 0; i < g.out_pixels(); i++) store(mid.bytes + at + (size_t)i * SLAB, mul(load(map + (size_t)i * SLAB), gate), block.project_in);
+                else
+                    for (int i = 0; i < g.out_pixels(); i++, map += SLAB) store(map, mul(load(map), gate));
             }
     });
 }
 
-void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, int images, int units) {
+// From the map between its halves to the block's end. `weights`: as they are, or as prepare() makes them of squeeze-excite's gates.
+template <class Input, class Weights, class Prepare>
+void phi_engine::project(const Work &work, int index, const Input *map, Weights packed, Map mid, Map in, Map out, int images, Prepare fold) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
     const int pixels = images * g.out_pixels();
-    const Groups groups = block.project.groups;
+    const Groups groups = packed.groups;
     // share out pixels where there are many, or outputs don't share out well; else outputs: each thread reads its part of the weights
     const bool by_pixels = work.size > 1 && (pixels >= 4 * PIECE * work.size || (pixels >= PIECE / 2 * work.size && groups.count() % work.size));
     const int parts = by_pixels ? std::clamp(pixels / (4 * PIECE), work.size, 4 * work.size) : groups.count();
-    const elem *weights = block.project.weights;
     const ptrdiff_t *offsets = nullptr;
     auto prepare = [&] {
         offsets = work.steps(mid.slab, block.slabs_mid);
-        if (!block.it.w_se || !g.folds) return;
-        const float *sums = hidden(work, block, units, 1, 0);
-        for (int slab = 0; slab < block.slabs_mid; slab++) store(work.own->gates + slab * SLAB, gate_slab(block.se, sums, slab));
-        fold_gates(block.project, work.own->gates, work.own->weights);
-        weights = work.own->weights;
+        fold(packed);
     };
+    const bool elems = !INT8 || block.next.elems, bytes = INT8 && block.next.bytes;
     work.each(parts, prepare, [&](int unit) {
         const int start = by_pixels ? (int)((int64_t)pixels * unit / parts) : 0, end = by_pixels ? (int)((int64_t)pixels * (unit + 1) / parts) : pixels;
         const int size = piece_of(end - start);
@@ -767,29 +892,62 @@ void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, 
         with_act(block.it.project_acts ? net.activation : PHI_NONE, [&](auto a) __attribute__((always_inline)) {
             auto rows_at = [&](int i) -> Rows {
                 const int at = start + i * size;
-                return {mid.data + (size_t)at * SLAB, std::min(size, end - at)};
+                return {map + (size_t)at * SLAB, std::min(size, end - at)};
             };
-            gemm((end - start + size - 1) / size, rows_at, offsets, SLAB, block.project, weights, group, by_pixels ? 1 : work.size,
+            gemm((end - start + size - 1) / size, rows_at, offsets, SLAB, packed, packed.weights, group, by_pixels ? 1 : work.size,
                  [&](int i, int s, int count, const float *c, int row) __attribute__((always_inline)) {
                      const size_t slab = groups.first(group) + s, at = (size_t)(start + i * size) * SLAB;
-                     elem *write = out.data + slab * out.slab + at;
+                     auto put = [&](auto value) __attribute__((always_inline)) {
+                         elem *write = out.data + slab * out.slab + at;
+                         if (elems) {
+#pragma GCC unroll 4
+                             for (int r = 0; r < count; r++) store(write + r * SLAB, value(r));
+                         }
+                         if (bytes) {
+                             Byte *write_bytes = out.bytes + slab * out.slab + at;
+#pragma GCC unroll 4
+                             for (int r = 0; r < count; r++) store(write_bytes + r * SLAB, value(r), block.next.quantiser);
+                         }
+                     };
                      if (block.it.skips) {
                          const elem *read = in.data + slab * in.slab + at;
-#pragma GCC unroll 4
-                         for (int r = 0; r < count; r++) store(write + r * SLAB, add(act<decltype(a)::value>(load(c + r * row)), load(read + r * SLAB)));
+                         put([&](int r) __attribute__((always_inline)) { return add(act<decltype(a)::value>(load(c + r * row)), load(read + r * SLAB)); });
                      } else {
-#pragma GCC unroll 4
-                         for (int r = 0; r < count; r++) store(write + r * SLAB, act<decltype(a)::value>(load(c + r * row)));
+                         put([&](int r) __attribute__((always_inline)) { return act<decltype(a)::value>(load(c + r * row)); });
                      }
                  });
         });
     });
 }
 
+void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, int images, int units) {
+    Block &block = *blocks[index];
+    Scratch &own = *work.own;
+    const bool folds = block.it.w_se && work.plan->blocks[index].folds;
+    auto gates = [&] {
+        const float *sums = hidden(work, block, units, 1, 0);
+        for (int slab = 0; slab < block.slabs_mid; slab++) store(own.gates + slab * SLAB, gate_slab(block.se, sums, slab));
+    };
+    if (INT8 && block.projects_bytes)
+        project(work, index, mid.bytes, block.project_bytes, mid, in, out, images, [&](auto &packed) {
+            if (!folds) return;
+            gates();
+            redirect(packed, own.byte_weights, own.byte_scale, own.byte_bias);
+            fold_gates(block.project_floats, block.project_bias, own.gates, block.se_in, packed);
+        });
+    else
+        project(work, index, mid.data, block.project, mid, in, out, images, [&](auto &packed) {
+            if (!folds) return;
+            gates();
+            fold_gates(block.project, own.gates, own.weights);
+            packed.weights = own.weights;
+        });
+}
+
 void phi_engine::run_block(const Work &work, int index, Map in, Map out, int images) {
     Block &block = *blocks[index];
     const Geometry &g = work.plan->blocks[index];
-    const Map mid{work.shared->mid, (size_t)images * g.out_pixels() * SLAB};
+    const Map mid{work.shared->mid, work.shared->mid_bytes, (size_t)images * g.out_pixels() * SLAB};
     int units;
     clear_overflow();
     {
@@ -841,24 +999,29 @@ void phi_engine::run_head(const Work &work, Map in, int images, int first_in_chu
     const Groups groups{p.features / SLAB};
     const ptrdiff_t *offsets = nullptr;
     const int total = images * pixels, size = piece_of(total);
-    auto rows_at = [&](int i) -> Rows { return {in.data + (size_t)i * size * SLAB, std::min(size, total - i * size)}; };
-    work.each(groups.count(), [&] { offsets = work.steps(in.slab, head.k_tiles); }, [&](int group) {
+    auto convolve = [&](const auto *map, const auto &packed, int group, Place *places) {
+        auto rows_at = [&](int i) -> Rows { return {map + (size_t)i * size * SLAB, std::min(size, total - i * size)}; };
+        with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
+            gemm((total + size - 1) / size, rows_at, offsets, SLAB, packed, packed.weights, group, work.size,
+                 [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
+                     Place at = places[s];
+                     for (int r = 0; r < count; r++) put(at, groups.first(group) + s, P::widen(act<decltype(a)::value>(P::from(load(c + r * row)))));
+                     places[s] = at;
+                 });
+        });
+    };
+    work.each(groups.count(), [&] { offsets = work.steps(in.slab, blocks.back()->slabs_out); }, [&](int group) {
         const int slab = groups.first(group);
         Place places[Groups::LARGEST];
         for (Place &at : places) at = {zero(), 0, 0};
         if (!net.head_width) {
             for (int s = 0; s < groups.width(group); s++)
                 for (int r = 0; r < total; r++) put(places[s], slab + s, load(in.data + (slab + s) * in.slab + (size_t)r * SLAB));
-            return;
+        } else if (INT8 && heads_bytes) {
+            convolve(in.bytes, head_bytes, group, places);
+        } else {
+            convolve(in.data, head, group, places);
         }
-        with_act(net.activation, [&](auto a) __attribute__((always_inline)) {
-            gemm((total + size - 1) / size, rows_at, offsets, SLAB, head, head.weights, group, work.size,
-                 [&](int, int s, int count, const float *c, int row) __attribute__((always_inline)) {
-                     Place at = places[s];
-                     for (int r = 0; r < count; r++) put(at, slab + s, P::widen(act<decltype(a)::value>(P::from(load(c + r * row)))));
-                     places[s] = at;
-                 });
-        });
     });
 }
 
@@ -893,26 +1056,27 @@ void phi_engine::images_through(const Work &work, const float *images, int count
     const bool streams = net.stem_width && blocks[0]->it.kind == PHI_DEPTHWISE && !blocks[0]->expands && !blocks[0]->it.skips;
     for (int image = 0; image < count; image++) {
         if (net.stem_width) load_image(work, images + image * image_size);
-        Map in{nullptr, 0};
+        Map in{};
         int side = 0;
         if (!streams) {
-            in = {work.shared->map[side], (size_t)p.stem.out_pixels() * SLAB};
+            in = {work.shared->map[side], work.shared->map_bytes[side], (size_t)p.stem.out_pixels() * SLAB};
             side ^= 1;
             net.stem_width ? stem_alone(work, in) : image_alone(work, images + image * image_size, in);
         }
         for (int i = 0; i < p.grouped; i++) {
             const size_t pixels = p.blocks[i].out_pixels();
-            Map out{work.shared->map[side], pixels * SLAB};
-            if (i == p.grouped - 1) out = {work.shared->group[0] + (size_t)image * pixels * SLAB, (size_t)count * pixels * SLAB};
+            Map out{work.shared->map[side], work.shared->map_bytes[side], pixels * SLAB};
+            const size_t at = (size_t)image * pixels * SLAB;
+            if (i == p.grouped - 1) out = {work.shared->group[0] + at, work.shared->group_bytes[0] + at, (size_t)count * pixels * SLAB};
             run_block(work, i, in, out, 1);
             in = out;
             side ^= 1;
         }
     }
-    Map in{work.shared->group[0], (size_t)count * p.blocks[p.grouped - 1].out_pixels() * SLAB};
+    Map in{work.shared->group[0], work.shared->group_bytes[0], (size_t)count * p.blocks[p.grouped - 1].out_pixels() * SLAB};
     int side = 1;
     for (int i = p.grouped; i < total; i++) {
-        const Map out{work.shared->group[side], (size_t)count * p.blocks[i].out_pixels() * SLAB};
+        const Map out{work.shared->group[side], work.shared->group_bytes[side], (size_t)count * p.blocks[i].out_pixels() * SLAB};
         run_block(work, i, in, out, count);
         in = out;
         side ^= 1;

@@ -84,4 +84,45 @@ INLINE elem to_elem(float f) { return f; }
 
 #endif
 
+struct Elems {  // what a convolution multiplies, and how it sums it: elems
+    using Input = elem;
+    using Weight = elem;
+    using Sum = Reg;
+    static constexpr int TOGETHER = PAIR;  // inputs of a product
+    INLINE Sum start(const float *bias) { return reg::load(bias); }
+    INLINE Sum weights(const Weight *p) { return reg::weights(p); }
+    INLINE Sum broadcast(const Input *p) { return reg::broadcast(p); }
+    INLINE Sum dot(Sum a, Sum b, Sum c) { return reg::dot(a, b, c); }
+    INLINE Reg finish(Sum sum, const float *, const float *) { return sum; }
+};
+
+#if defined(PHI_INT8)
+
+struct Bytes {  // unsigned inputs, signed weights, sums in int32; a weight of an output is a whole number of its scale
+    using Input = uint8_t;
+    using Weight = int8_t;
+    using Sum = __m512i;
+    static constexpr int TOGETHER = 4;
+    INLINE Sum start(const float *) { return _mm512_setzero_si512(); }
+    INLINE Sum weights(const Weight *p) { return _mm512_loadu_si512(p); }
+    INLINE Sum broadcast(const Input *p) {
+        int32_t four;
+        memcpy(&four, p, 4);
+        return _mm512_set1_epi32(four);
+    }
+    INLINE Sum dot(Sum a, Sum b, Sum c) {
+        asm("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));  // of the intrinsic GCC 12 makes two copies of each sum, and spills them
+        return c;
+    }
+    INLINE Reg finish(Sum sum, const float *scale, const float *bias) { return reg::fma(_mm512_cvtepi32_ps(sum), reg::load(scale), reg::load(bias)); }
+};
+namespace reg {
+INLINE void store(uint8_t *p, Reg v, Quantiser to) {
+    const Reg scaled = fma(v, same(to.inverse), same(to.zero));
+    _mm512_mask_cvtusepi32_storeu_epi8(p, 0xffff, _mm512_cvtps_epi32(most(scaled, same(0.f))));
+}
+}  // namespace reg
+
+#endif
+
 }  // namespace phi

@@ -27,6 +27,11 @@ INLINE bf16 to_bf16(float f) {
     return bf16((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
+// Between a number x and its byte: x = scale * (byte - zero), inverse = 1 / scale; what is out of the range of a byte becomes its nearest.
+struct Quantiser {
+    float inverse = 0, zero = 0, scale = 0;
+};
+
 constexpr int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // fn(constant): the activation as a compile-time number, so that the inner loops have no branch

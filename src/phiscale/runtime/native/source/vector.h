@@ -1,5 +1,6 @@
 // Levels avx512 and avx2 (fp32), avx512_bf16 (maps and weights in bf16; sums, rings, depthwise convolutions and activations in fp32).
 #pragma once
+#include <type_traits>
 #include <utility>
 
 #include "registers.h"
@@ -103,6 +104,7 @@ struct Single {  // fp32 in memory and in arithmetic
     struct Lane {  // what a depthwise convolution keeps in a register
         static constexpr int LANES = phi::LANES, MOST = REGISTERS == 32 ? 14 : 8;  // of a register; outputs held at a time
         using Elem = float;
+        using Out = elem;
         using Weight = float;
         using Vec = Reg;
         INLINE Vec load(const Elem *p) { return reg::load(p); }
@@ -110,9 +112,17 @@ struct Single {  // fp32 in memory and in arithmetic
         INLINE Vec fma(Vec a, Vec b, Vec c) { return reg::fma(a, b, c); }
         INLINE Vec plus(Vec a, Vec b) { return reg::add(a, b); }
         INLINE Vec zero() { return reg::same(0.f); }
-        INLINE void put(elem *p, Vec v) { reg::store(p, v); }
+        INLINE void put(Out *p, Vec v, Quantiser) { reg::store(p, v); }
         INLINE void add_to(float *p, Vec v) { reg::store(p, reg::add(reg::load(p), v)); }
     };
+#if defined(PHI_INT8)
+    struct ByteLane : Lane {
+        using Out = uint8_t;
+        INLINE void put(Out *p, Vec v, Quantiser to) { reg::store(p, v, to); }
+    };
+#else
+    using ByteLane = Lane;
+#endif
 };
 
 using Fast = Single;
@@ -142,24 +152,28 @@ struct Groups {  // slabs of outputs that are computed at a time: 2 or 3 of AVX-
     int of(int slab) const { return LARGEST == 1 ? slab : slab < 2 * twos() ? slab / 2 : twos() + (slab - 2 * twos()) / 3; }
 };
 
-struct Packed {       // weights of one convolution
+template <class M>            // Elems or Bytes
+struct PackedAs {             // weights of one convolution
+    static constexpr int TOGETHER = M::TOGETHER;
     int k_tiles = 0;  // of SLAB inputs
     int in_slabs = 1, tail = 0;  // k-tiles of a tap, and inputs in the last of them
-    size_t column = 0;           // inputs of all taps, each tap's rounded up to PAIR
+    size_t column = 0;           // inputs of all taps, each tap's rounded up to TOGETHER
     Groups groups{0};
-    elem *weights = nullptr;  // [group][column / PAIR][outputs of the group][PAIR]
-    float *bias = nullptr;    // [slab][SLAB]
-    Packed() = default;
-    Packed(int out, int in_slabs, int taps, int tail)
-        : k_tiles(in_slabs * taps), in_slabs(in_slabs), tail(up(tail, PAIR)), column((size_t)taps * ((in_slabs - 1) * SLAB + up(tail, PAIR))), groups{up(out, SLAB) / SLAB} {}
+    typename M::Weight *weights = nullptr;  // [group][column / TOGETHER][outputs of the group][TOGETHER]
+    float *bias = nullptr;                  // [slab][SLAB]
+    float *scale = nullptr;                 // of Bytes, [slab][SLAB]: what a sum of products counts
+    PackedAs() = default;
+    PackedAs(int out, int in_slabs, int taps, int tail)
+        : k_tiles(in_slabs * taps), in_slabs(in_slabs), tail(up(tail, TOGETHER)), column((size_t)taps * ((in_slabs - 1) * SLAB + up(tail, TOGETHER))), groups{up(out, SLAB) / SLAB} {}
     size_t size() const { return (size_t)groups.slabs * SLAB * column; }
     size_t start(int group) const { return (size_t)groups.first(group) * SLAB * column; }
     size_t place(int out, int k_tile, int in) const {  // where weight (out, SLAB k_tile + in) goes
         const int group = groups.of(out / SLAB);
         const size_t k = (size_t)(k_tile / in_slabs) * ((in_slabs - 1) * SLAB + tail) + k_tile % in_slabs * SLAB + in;
-        return start(group) + (k / PAIR * groups.width(group) * SLAB + (out - groups.first(group) * SLAB)) * PAIR + k % PAIR;
+        return start(group) + (k / TOGETHER * groups.width(group) * SLAB + (out - groups.first(group) * SLAB)) * TOGETHER + k % TOGETHER;
     }
 };
+using Packed = PackedAs<Elems>;
 
 // weights of a 1x1 convolution times a gate for each of its inputs
 INLINE void fold_gates(const Packed &packed, const float *gates, elem *out) {
@@ -183,50 +197,54 @@ INLINE void fold_gates(const Packed &packed, const float *gates, elem *out) {
     }
 }
 
+template <class M>
 struct Column {  // the weights of a group
-    const elem *weights;
-    const float *bias;
+    const typename M::Weight *weights;
+    const float *bias, *scale;
     size_t ahead;  // elements from these weights to those that this thread is going to need next
 };
-using Tile = void (*)(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const Column &column, float *c);
+template <class M>
+using Tile = void (*)(const typename M::Input *first, size_t step, const ptrdiff_t *offsets, const PackedAs<M> &packed, const Column<M> &column, float *c);
 
 // T pixels x W slabs; STEP: elements from a pixel to the next where the compiler may know them, else 0.
 // Meanwhile the next weights come from memory or L3 to L2, which the processor does not see to in time by itself.
-template <int T, int W, int STEP>
-static void tile(const elem *first, size_t step, const ptrdiff_t *offsets, const Packed &packed, const Column &column, float *c) {
-    const elem *b = column.weights;
+template <class M, int T, int W, int STEP>
+static void tile(const typename M::Input *first, size_t step, const ptrdiff_t *offsets, const PackedAs<M> &packed, const Column<M> &column, float *c) {
+    using Sum = typename M::Sum;
+    constexpr int TOGETHER = M::TOGETHER;
+    const typename M::Weight *b = column.weights;
     const size_t ahead = column.ahead;
     constexpr int R = W * PARTS;
     const size_t stride = STEP ? STEP : step;
-    Reg acc[T][R];
+    Sum acc[T][R];
 #pragma GCC unroll 3
     for (int r = 0; r < R; r++) {
-        const Reg start = reg::load(column.bias + r * LANES);
+        const Sum start = M::start(column.bias + r * LANES);
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) acc[t][r] = start;
     }
     for (int k = 0, slab = 0; k < packed.k_tiles; k++) {
         const bool last = ++slab == packed.in_slabs;
         if (last) slab = 0;
-        const elem *a = first + offsets[k];
-        const elem *const stop = a + (last ? packed.tail : SLAB);
+        const typename M::Input *a = first + offsets[k];
+        const typename M::Input *const stop = a + (last ? packed.tail : SLAB);
 #pragma GCC unroll 1
-        for (; a < stop; a += PAIR, b += R * LANES * PAIR) {
-            Reg w[R];
+        for (; a < stop; a += TOGETHER, b += R * LANES * TOGETHER) {
+            Sum w[R];
 #pragma GCC unroll 3
-            for (int r = 0; r < R; r++) w[r] = reg::weights(b + r * LANES * PAIR), _mm_prefetch(b + r * LANES * PAIR + ahead, _MM_HINT_T1);
+            for (int r = 0; r < R; r++) w[r] = M::weights(b + r * LANES * TOGETHER), _mm_prefetch(b + r * LANES * TOGETHER + ahead, _MM_HINT_T1);
 #pragma GCC unroll 16
             for (int t = 0; t < T; t++) {
-                const Reg v = reg::broadcast(a + t * stride);
+                const Sum v = M::broadcast(a + t * stride);
 #pragma GCC unroll 3
-                for (int r = 0; r < R; r++) acc[t][r] = reg::dot(v, w[r], acc[t][r]);
+                for (int r = 0; r < R; r++) acc[t][r] = M::dot(v, w[r], acc[t][r]);
             }
         }
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; t++)
 #pragma GCC unroll 3
-        for (int r = 0; r < R; r++) reg::store(c + (t * R + r) * LANES, acc[t][r]);
+        for (int r = 0; r < R; r++) reg::store(c + (t * R + r) * LANES, M::finish(acc[t][r], column.scale + r * LANES, column.bias + r * LANES));
 }
 
 // pixels in a tile: as many as the registers hold; fewer where each pixel's address takes a register of its own
@@ -235,27 +253,29 @@ constexpr int most_pixels() {
     constexpr int held = (REGISTERS - W * PARTS - 1) / (W * PARTS);
     return STEP ? (held < 14 ? held : 14) : (held < 8 ? held : 8);
 }
-template <int W, int STEP, int... T>
-INLINE Tile pick(int pixels, std::integer_sequence<int, T...>) {
-    static constexpr Tile tiles[] = {tile<T + 1, W, STEP>...};
+template <class M, int W, int STEP, int... T>
+INLINE Tile<M> pick(int pixels, std::integer_sequence<int, T...>) {
+    static constexpr Tile<M> tiles[] = {tile<M, T + 1, W, STEP>...};
     return tiles[pixels - 1];
 }
 
-template <int W, int STEP>
-INLINE void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const Packed &packed, const Column &column, float *c) {
+template <class M, int W, int STEP>
+INLINE void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const PackedAs<M> &packed, const Column<M> &column, float *c) {
     constexpr int MOST = most_pixels<W, STEP>();
     const int tiles = (rows.count + MOST - 1) / MOST;
     for (int i = 0; i < tiles; i++) {
         const int from = rows.count * i / tiles, to = rows.count * (i + 1) / tiles;
-        const Tile run = pick<W, STEP>(to - from, std::make_integer_sequence<int, MOST>());
-        run((const elem *)rows.first + from * step, step, offsets, packed, column, c + from * W * SLAB);
+        const Tile<M> run = pick<M, W, STEP>(to - from, std::make_integer_sequence<int, MOST>());
+        run((const typename M::Input *)rows.first + from * step, step, offsets, packed, column, c + from * W * SLAB);
     }
 }
-template <int W>
-static void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const Packed &packed, const Column &column, float *c) {
-    if (step == SLAB) return piece<W, SLAB>(rows, offsets, step, packed, column, c);
-    if (step == 2 * SLAB) return piece<W, 2 * SLAB>(rows, offsets, step, packed, column, c);
-    piece<W, 0>(rows, offsets, step, packed, column, c);
+template <class M, int W>
+static void piece(const Rows &rows, const ptrdiff_t *offsets, size_t step, const PackedAs<M> &packed, const Column<M> &column, float *c) {
+    if (step == SLAB) return piece<M, W, SLAB>(rows, offsets, step, packed, column, c);
+    if constexpr (std::is_same_v<M, Elems>) {  // bytes are of 1x1 convolutions, whose pixels lie side by side
+        if (step == 2 * SLAB) return piece<M, W, 2 * SLAB>(rows, offsets, step, packed, column, c);
+        piece<M, W, 0>(rows, offsets, step, packed, column, c);
+    }
 }
 
 // The size of the pieces that `pixels` are best taken in: equal ones.
@@ -266,19 +286,20 @@ INLINE int piece_of(int pixels) {
 
 // For i in [0, count) and each slab s of the group: rows_at(i) names the pixels; done(i, s, pixels, c, row) takes their sums c[pixel * row + ...].
 // next: the group that this thread is likely to do afterwards is as many further.
-template <class RowsAt, class Done>
-INLINE void gemm(int count, RowsAt rows_at, const ptrdiff_t *offsets, size_t step, const Packed &packed, const elem *weights, int group, int next, Done done) {
+template <class M, class RowsAt, class Done>
+INLINE void gemm(int count, RowsAt rows_at, const ptrdiff_t *offsets, size_t step, const PackedAs<M> &packed, const typename M::Weight *weights, int group, int next, Done done) {
     alignas(64) float c[PIECE * Groups::LARGEST * SLAB];
     const int width = packed.groups.width(group);
     const size_t start = packed.start(group), then = packed.start(std::min(group + next, packed.groups.count()));
-    const Column column{weights + start, packed.bias + packed.groups.first(group) * SLAB, then - start};
+    const int output = packed.groups.first(group) * SLAB;
+    const Column<M> column{weights + start, packed.bias + output, (packed.scale ? packed.scale : packed.bias) + output, then - start};
     for (int i = 0; i < count; i++) {
         const Rows rows = rows_at(i);
         if constexpr (Groups::LARGEST == 3) {
-            if (width == 3) piece<3>(rows, offsets, step, packed, column, c);
-            if (width == 2) piece<2>(rows, offsets, step, packed, column, c);
+            if (width == 3) piece<M, 3>(rows, offsets, step, packed, column, c);
+            if (width == 2) piece<M, 2>(rows, offsets, step, packed, column, c);
         }
-        if (width == 1) piece<1>(rows, offsets, step, packed, column, c);
+        if (width == 1) piece<M, 1>(rows, offsets, step, packed, column, c);
         for (int s = 0; s < width; s++) done(i, s, rows.count, (const float *)c + s * SLAB, width * SLAB);
     }
 }
