@@ -3,8 +3,10 @@
 Each is a plain shared library of C functions that phiscale opens with ctypes, so it binds to no version of Python or torch.
 """
 
+import json
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -34,13 +36,7 @@ native = [
         ("amx", "arena", "bytes", "depthwise", "engine", "level", "registers", "simd", "team", "vector"),
         f"-std=c++17 -DPHI_{level.upper()} {flags} -Wno-uninitialized -Wno-maybe-uninitialized",  # GCC 12's own intrinsics
     )
-    for level, flags in {
-        "amx": "-march=x86-64-v4 -mtune=sapphirerapids -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16",
-        "avx512_bf16": "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16",
-        "avx512_vnni": "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16 -mavx512vnni",
-        "avx512": "-march=x86-64-v4 -mprefer-vector-width=512",
-        "avx2": "-march=x86-64-v3",
-    }.items()
+    for level, flags in json.loads(Path("src/phiscale/runtime/native/source/levels.json").read_text()).items()
 ]
 # kernels/library.py picks by the processor
 levels = {"portable": ""}

@@ -12,6 +12,7 @@ machine hardly show.
 import argparse
 import csv
 import ctypes
+import json
 import os
 import subprocess
 import sys
@@ -30,11 +31,7 @@ from phiscale.runtime.native import Native
 from phiscale.runtime.native.support import LIBRARIES, levels
 
 SOURCE = Path(__file__).parents[1] / "src/phiscale/runtime/native/source/network.cpp"
-TARGETS = {  # as setup.py has them
-    "avx512_bf16": "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16",
-    "avx512": "-march=x86-64-v4 -mprefer-vector-width=512",
-    "avx2": "-march=x86-64-v3",
-}
+TARGETS = {level: flags for level, flags in json.loads((SOURCE.parent / "levels.json").read_text()).items() if level != "amx"}
 BUILD = (
     "-O3 -DPHI_PROFILE -std=c++17 -fno-math-errno -fvisibility=hidden -fPIC -pthread -shared -Wno-uninitialized -Wno-maybe-uninitialized"
 )

@@ -1,4 +1,5 @@
 """Random networks, image sizes, batches and thread counts through every level of the native engine that runs here, against PyTorch.
+(Level avx512_vnni only has to give numbers: what its ranges cut off is chance.)
 
 python tools/native_fuzz.py --minutes 10 [--seed 0]     ends with status 1 and the case's number at the first wrong answer; a crash ends
 it too, and the last line printed says which case it was: `--seed N --cases 1` runs case N alone.
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from phiscale.architecture import NetworkSpec, Stage, Stem
+from phiscale.architecture.plan import blocks
 from phiscale.deploy.fold import folded
 from phiscale.nn import Network
 from phiscale.runtime.native import Native
@@ -54,6 +56,15 @@ def random_spec(chance: random.Random) -> NetworkSpec:
     )
 
 
+def one_by_one(spec: NetworkSpec) -> list[str]:
+    """The layers that can run in int8."""
+    made = ["head"] if spec.head_width else []
+    for block in blocks(spec):
+        expands = block.expands and block.kind == "mbconv"
+        made += [f"{block.name}.{layer}" for layer, has in (("expand", expands), ("project", True), ("se", block.w_se)) if has]
+    return made
+
+
 def run_case(number: int) -> str:
     """What is wrong with case `number`; empty if nothing is."""
     chance = random.Random(number)
@@ -66,6 +77,9 @@ def run_case(number: int) -> str:
             torch.nn.init.normal_(part.bias, 0, 0.5)
     weights = folded(spec, {key: value.numpy() for key, value in made.state_dict().items()})
     engines = [Native(spec, weights, threads=threads, level=level.name) for level in levels()]
+    if levels("int8"):  # with ranges that fit nothing: it must bear them
+        low, high = -(10 ** chance.uniform(-3, 3)), 10 ** chance.uniform(-3, 3)
+        engines.append(Native(spec, weights, threads=threads, precision="int8", ranges=dict.fromkeys(one_by_one(spec), (low, high))))
     for _ in range(chance.randint(1, 4)):
         size = (
             chance.choice((chance.randint(1, 40), chance.randint(1, 300))),
@@ -85,6 +99,8 @@ def run_case(number: int) -> str:
             about = f"{engine.level}: {spec}, {size}, batch {count}, {threads} threads"
             if got.features is None or got.embedding is None or not np.isfinite(got.features).all():
                 return f"{about}: not finite"
+            if engine.precision == "int8":
+                continue
             ours = np.linalg.norm(got.features - want) / scale
             if ours > (max(2 * torchs, 0.1) if engine.precision == "bf16" else 1e-3) and want.size >= 100:
                 return f"{about}: off by {ours:.3g}, PyTorch in bf16 by {torchs:.3g}"

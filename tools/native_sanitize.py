@@ -9,6 +9,7 @@ where no processor has them.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -19,12 +20,7 @@ from phiscale.runtime.native.support import LIBRARIES, levels
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/phiscale/runtime/native/source/network.cpp"
-TARGETS = {  # as setup.py has them
-    "amx": "-march=x86-64-v4 -mavx512bf16 -mavx512fp16 -mamx-tile -mamx-bf16",
-    "avx512_bf16": "-march=x86-64-v4 -mavx512bf16",
-    "avx512": "-march=x86-64-v4",
-    "avx2": "-march=x86-64-v3",
-}
+TARGETS = json.loads((SOURCE.parent / "levels.json").read_text())
 COMMON = "-std=c++17 -fno-math-errno -fvisibility=hidden -fPIC -pthread -shared"
 CHECKS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
@@ -32,7 +28,7 @@ CHECKS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanit
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1, help="of fuzzing")
-    here = ",".join(level.name for level in levels())
+    here = ",".join(level.name for level in (*levels(), *levels("int8")))
     parser.add_argument("--levels", default=here, help="to build; default: all that run here; some tests want f32 among them")
     parser.add_argument("--emulate-amx", action="store_true", help="level amx, emulated, in the place of avx512_bf16")
     given, rest = parser.parse_known_args()

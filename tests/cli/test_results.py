@@ -13,6 +13,7 @@ import phiscale as package
 from phiscale.cli import console
 from phiscale.errors import ArgumentError
 from phiscale.runtime.engines import installed, quickest
+from phiscale.runtime.native.support import levels, machine_lacks
 
 Phiscale = Callable[..., tuple[int, str, str]]
 
@@ -119,6 +120,22 @@ def test_export(to: str, files: set[str], run: Path, tmp_path: Path, phiscale: P
 def test_int8_and_its_images_go_together(run: Path, pictures: Path, phiscale: Phiscale) -> None:
     assert phiscale("export", run, "--to", "openvino", "--int8")[0] == 2
     assert phiscale("export", run, "--to", "onnx", "--int8", "--calibrate", pictures)[0] == 2
+
+
+@pytest.mark.skipif(not levels("int8"), reason=str(machine_lacks("int8")))
+def test_a_bundle_in_int8_is_written_predicts_and_is_measured(run: Path, pictures: Path, tmp_path: Path, phiscale: Phiscale) -> None:
+    good = pictures / "down" / "00.png"
+    status, _, said = phiscale("predict", run, good, "--precision", "int8")
+    assert status == 2
+    assert "--int8 --calibrate" in said
+    assert phiscale("export", run, "--int8", "--calibrate", pictures, "-o", tmp_path / "int8")[0] == 0
+    status, out, said = phiscale("predict", tmp_path / "int8", good, "--precision", "int8", "--json")
+    row = json.loads(out)[0]
+    assert (status, row["runtime"], row["precision"]) == (0, "native", "int8")
+    assert "native (int8" in said
+    given = ("--precision", "f32", "--precision", "int8", "--seconds", "0.01", "--json")
+    rows = json.loads(phiscale("bench", tmp_path / "int8", *given)[1])
+    assert [row["precision"] for row in rows] == ["f32", "int8"]
 
 
 def test_bench_has_a_row_for_each_thing_and_setting(run: Path, phiscale: Phiscale) -> None:

@@ -19,6 +19,9 @@ from phiscale.deploy.graph import graph
 from phiscale.errors import ArgumentError, BundleError, RunError, WeightsError
 from phiscale.nn import Network
 from phiscale.runtime.bundle import FILES, MANIFEST, read_bundle
+from phiscale.runtime.native.model import ranges_of
+from phiscale.runtime.native.support import levels, machine_lacks
+from phiscale.runtime.predictor import load
 
 SPEC = NetworkSpec(stages=(Stage(kind="mbconv", depth=2, width=16, stride=2, expand=2, se=0.25),), head_width=32, num_classes=3)
 DESIGN = Design(spec=SPEC, resolution=32)
@@ -61,6 +64,34 @@ def test_parity_and_speed_are_measured_on_every_runtime(tmp_path: Path) -> None:
         assert row["images_per_second"] == pytest.approx(row["batch"] / figures["p50"] * 1e3, rel=0.01)
         assert row["n"] >= 5
     assert bundle.bench["machine"]["threads"] >= 1
+
+
+def test_a_calibrated_bundle_runs_in_int8_and_says_how_far_off_it_is(tmp_path: Path) -> None:
+    images = np.random.default_rng(1).standard_normal((9, 3, 32, 32), np.float32)
+    given = parts()
+    bundle = read_bundle(export_bundle(tmp_path / "bundle", reference=images[:3], calibrate=iter(images), **given))
+    ranges = ranges_of(bundle.model)
+    assert set(ranges) == {f"stages.0.{i}.{layer}" for i in (0, 1) for layer in ("expand", "project", "se")} | {"head"}
+    plain = read_bundle(export_bundle(tmp_path / "plain", **given))
+    np.testing.assert_array_equal(load(bundle.path).logits(images), load(plain.path).logits(images))  # f32 is what it was
+    if not levels("int8"):
+        pytest.skip(str(machine_lacks("int8")))
+    row = next(row for row in bundle.parity["rows"] if row["precision"] == "int8")
+    assert row["runtime"] == "native"
+    assert row["probability"] < 0.05
+    assert {(row["runtime"], row["batch"]) for row in bundle.bench["rows"] if row["precision"] == "int8"} == {("native", 1), ("native", 4)}
+    predictor = load(bundle.path, precision="int8")
+    assert (predictor.runtime, predictor.engine.precision) == ("native", "int8")
+    want = load(plain.path).logits(images)
+    assert 1e-4 < np.linalg.norm(predictor.logits(images) - want) / np.linalg.norm(want) < 0.1
+
+
+def test_a_network_that_the_native_engine_has_not_is_not_quantised(tmp_path: Path) -> None:
+    spec = replace(SPEC, stages=(Stage(kind="bottleneck", depth=1, width=16, expand=0.5),))
+    state = {key: value.numpy() for key, value in Network(spec).state_dict().items()}
+    with pytest.raises(ArgumentError, match="bottleneck"):
+        export_bundle(tmp_path / "bundle", calibrate=[], **parts(design=Design(spec=spec, resolution=32), state=state))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_graph_of_other_weights_is_never_bundled() -> None:

@@ -3,7 +3,7 @@
 import csv
 import io
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -27,6 +27,10 @@ def command(
         tuple[str, ...],
         Parameter(help="openvino, onnxruntime, native or torch (networks only); several to compare. Default: what `predict` would use."),
     ] = (),
+    precision: Annotated[
+        tuple[Literal["f32", "auto", "bf16", "int8"], ...],
+        Parameter(help="What it computes in, as `predict` has it; several to compare."),
+    ] = ("f32",),
     batch: Annotated[tuple[int, ...], Parameter(help="Images a call; several to compare.")] = (1,),
     threads: Threads = None,
     seconds: Annotated[float, Parameter(help="How long each one is measured.")] = 1.0,
@@ -43,7 +47,12 @@ def command(
     Networks are measured with random weights. Reading and decoding of images is not included. --table scales one network by φ
     from -4 to 4 and measures each size that this machine can hold.
     """
-    settings = [setting(runtime=name, threads=threads, batch=size) for name in (runtime or (None,)) for size in batch]
+    settings = [
+        setting(runtime=name, threads=threads, batch=size, precision=how)
+        for name in (runtime or (None,))
+        for how in precision
+        for size in batch
+    ]
     if table is not None:
         _write_table(table, things, settings, seconds, as_json=as_json)
         return

@@ -24,7 +24,7 @@ def command(*, as_json: Json = False) -> None:
         "machine": machine(),
         "runtimes": {name: name in installed() for name in RUNTIMES},
         "native": machine_lacks(),
-        "levels": {level.name: level.computes for level in levels()},
+        "levels": {level.name: level.computes for level in (*levels(), *levels("int8"))},
         "weights": [record.name for record in records() if at_hand(record)],
         "training": _training(),
         "packages": {name: _version(name) for name in PACKAGES},

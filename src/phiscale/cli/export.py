@@ -18,7 +18,9 @@ def command(
         Literal["bundle", "onnx", "openvino"],
         Parameter(help="bundle: what `predict` runs. onnx, openvino: its model, with labels and preprocessing inside."),
     ] = "bundle",
-    int8: Annotated[bool, Parameter(help="Weights and activations in 8 bits (openvino only; needs --calibrate).")] = False,
+    int8: Annotated[
+        bool, Parameter(help="In 8 bits (needs --calibrate): a bundle for `predict --precision int8`, openvino for good.")
+    ] = False,
     calibrate: Annotated[Path | None, Parameter(help="Images like those to come, a folder, for --int8. Default: none.")] = None,
     output: Annotated[
         Path | None,

@@ -37,8 +37,11 @@ def command(
     runtime: Runtime = None,
     threads: Threads = None,
     precision: Annotated[
-        Literal["f32", "auto", "bf16"],
-        Parameter(help="f32 gives PyTorch's answers, auto is the runtime's fastest: bf16 where the processor has it."),
+        Literal["f32", "auto", "bf16", "int8"],
+        Parameter(
+            help="f32 gives PyTorch's answers, auto is the runtime's fastest: bf16 where the processor has it; "
+            "int8 is for bundles that were exported with --int8."
+        ),
     ] = "f32",
 ) -> None:
     """Labels and probabilities of image files, without PyTorch.

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from phiscale.architecture.output import Output
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.atomic import sync_folder
 from phiscale.deploy.graph import counted, to_onnx
+from phiscale.deploy.int8 import calibrated, with_ranges
 from phiscale.deploy.latency import LatencyStats, Setting, bench, setting
 from phiscale.deploy.parity import parity
 from phiscale.errors import ArgumentError, RunError
 from phiscale.runtime.bundle import BENCH, DESIGN, LABELS, MANIFEST, MODEL, PARITY, PREPROCESS, SCHEMA, Bundle, is_bundle
-from phiscale.runtime.engines import open_engine, usable
+from phiscale.runtime.engines import Precision, open_engine, usable
 from phiscale.runtime.labels import dump_labels
 from phiscale.runtime.machine import machine
+from phiscale.runtime.native.support import network_asks_for
 from phiscale.version import VERSION
 
 
@@ -36,6 +38,7 @@ def export_bundle(
     labels: Sequence[str],
     output: Output | None = None,
     reference: NDArray[np.float32] | None = None,
+    calibrate: Iterable[NDArray[np.float32]] | None = None,
     seconds: float = 0.3,
 ) -> Path:
     """Write the folder `out` and return it. A bundle that is there is replaced; anything else is not.
@@ -43,14 +46,20 @@ def export_bundle(
     state        the network's state_dict, as `layout(design.spec)` (WeightsError names the key that differs)
     output       what becomes of the logits; None: softmax
     reference    preprocessed images (N, 3, crop, crop), on which parity.json compares the runtimes with the PyTorch model
+    calibrate    preprocessed images (3, crop, crop) like those to come: the bundle can then be run in int8, too (int8.py)
     seconds      of measuring, a runtime and batch, for bench.json
-    ArgumentError for parts that don't fit each other or a folder that is something else; RunError where the disk is full.
+    ArgumentError for parts that don't fit each other, a folder that is something else, or a network that can't be run in int8 where that
+    was asked; RunError where the disk is full.
     """
     out, output = Path(out), output or Output()
     _check(out, design, preprocess, labels)
     release_freed_memory()  # what a training needed
-    made_graph = to_onnx(design, state, metadata=metadata(design, preprocess, labels, output))
-    model, costs = made_graph.SerializeToString(), counted(made_graph)
+    graph = to_onnx(design, state, metadata=metadata(design, preprocess, labels, output))
+    if calibrate is not None:
+        if said := network_asks_for(design.spec):
+            raise ArgumentError(f"int8 is for the native engine, which can't run this network: {said}")
+        graph = with_ranges(graph, calibrated(graph, calibrate))
+    model, costs = graph.SerializeToString(), counted(graph)
     proof = parity(design, state, model, images=reference, output=output)
     made = Bundle(
         path=out,
@@ -88,7 +97,11 @@ def _settings(model: bytes, batch: int) -> list[Setting]:
     """
     default = open_engine(model, batch=batch).name
     exact = [setting(runtime=name, batch=batch) for name in sorted(usable(model, "f32"), key=lambda name: name != default)]
-    return [*exact, *(setting(runtime=name, batch=batch, precision="auto") for name in usable(model, "bf16"))]
+    quicker: tuple[Precision, ...] = ("auto", "int8")
+    return [
+        *exact,
+        *(setting(runtime=name, batch=batch, precision=how) for how in quicker for name in usable(model, "bf16" if how == "auto" else how)),
+    ]
 
 
 def metadata(design: Design, preprocess: Preprocess, labels: Sequence[str], output: Output) -> dict[str, str]:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.deploy.bundle import metadata, write_folder
+from phiscale.deploy.int8 import FEWEST_IMAGES
 from phiscale.errors import ArgumentError, BundleError, MissingExtraError
 from phiscale.runtime.bundle import Bundle
 
-FEWEST_IMAGES = 8  # calibration with fewer says little about the range of activations
 WORST_INT8 = 0.5  # of the largest logit; seen 0.10 on Lite0 and 0.15 on a tiny network. A broken graph (all zeros) is 1
 
 

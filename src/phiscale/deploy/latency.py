@@ -84,7 +84,7 @@ def setting(*, runtime: str | None = None, threads: int | None = None, batch: in
         if value is not None and value < 1:
             raise ArgumentError(f"{name} must be at least 1, got {value}")
     name = runtime if runtime in (None, "torch") else choose(runtime)
-    if name == "torch" and precision == "bf16":
+    if name == "torch" and precision in ("bf16", "int8"):
         raise ArgumentError("the torch runtime is measured in f32, as the network is evaluated")
     return Setting(runtime=name, precision=precision, threads=threads or available_threads(), batch=batch)
 

@@ -41,7 +41,7 @@ def parity(
     want = np.concatenate([network(inputs[start : start + 4]) for start in range(0, len(inputs), 4)]).astype(np.float64)
     rows: list[dict[str, Any]] = []
     for runtime in usable(model):
-        precisions: tuple[Precision, ...] = ("f32", "auto")
+        precisions: tuple[Precision, ...] = ("f32", "auto", "int8")
         for precision in precisions:
             if runtime not in usable(model, precision):
                 continue

@@ -65,7 +65,7 @@ def load(
                can run the network too, the fastest of all when they were tried on this machine, once
     threads    all that this process may use, unless given
     precision  "f32", the PyTorch model's answers; "auto", the engine's fastest (bf16 where the processor has it): parity.json says
-               how far that is from the PyTorch model, bench.json how much faster
+               how far that is from the PyTorch model, bench.json how much faster; "int8", of a bundle that was exported with int8
     batch      images that are computed at a time
     wait       False: come back while a thread opens the engine, so that images are decoded meanwhile; whoever asks for it first waits
     BundleError for a folder that is incomplete or was changed; MissingExtraError where no runtime is installed.

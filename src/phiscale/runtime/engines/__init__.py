@@ -7,19 +7,19 @@ Start reading: `open_engine` below.
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Literal, Protocol, assert_never
+from typing import Literal, Protocol, assert_never, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phiscale.errors import ArgumentError, MissingExtraError
 from phiscale.runtime.machine import available_threads
-from phiscale.runtime.native.model import design_of, read_model
+from phiscale.runtime.native.model import design_of, ranges_of, read_model
 from phiscale.runtime.native.support import levels, machine_lacks, why_not
 from phiscale.version import VERSION
 
 Runtime = Literal["openvino", "onnxruntime", "native"]
-Precision = Literal["auto", "f32", "bf16"]
+Precision = Literal["auto", "f32", "bf16", "int8"]
 # the first that is installed is the default; where native can run a network, the fastest of all is
 RUNTIMES: tuple[Runtime, ...] = ("openvino", "onnxruntime", "native")
 SHORT: dict[str, Runtime] = {"onnx": "onnxruntime", "ort": "onnxruntime", "ov": "openvino"}
@@ -48,11 +48,11 @@ def usable(model: bytes, precision: Precision = "auto") -> tuple[Runtime, ...]:
     def can(name: Runtime) -> bool:
         match name:
             case "openvino":
-                return True
+                return precision != "int8"
             case "onnxruntime":
-                return precision != "bf16"
+                return precision not in ("bf16", "int8")
             case "native":
-                return why_not(design_of(model).spec, precision) is None
+                return (precision != "int8" or bool(ranges_of(model))) and why_not(design_of(model).spec, precision) is None
             case _:
                 assert_never(name)
 
@@ -88,12 +88,15 @@ def open_engine(
     batch        the number of images that is going to come most often; others work too
     precision    "f32" gives the PyTorch model's answers. "auto" leaves it to the engine: both OpenVINO and the native one compute in bf16
                  where the processor has instructions for it, up to twice as fast; of 500 photos, Lite0 in OpenVINO then labels 6
-                 differently, and a probability is off by up to 0.095 (in f32: none, and 3e-6)
+                 differently, and a probability is off by up to 0.095 (in f32: none, and 3e-6). "int8" is the native engine's, for models
+                 that were calibrated, and never chosen by itself
     """
     if threads is not None and threads < 1:
         raise ArgumentError(f"threads must be at least 1, got {threads}")
-    if precision not in ("auto", "f32", "bf16"):
-        raise ArgumentError(f"precision must be auto, f32 or bf16, got {precision!r}")
+    if precision not in get_args(Precision):
+        raise ArgumentError(f"precision must be auto, f32, bf16 or int8, got {precision!r}")
+    if precision == "int8" and runtime is None:
+        runtime = "native"
     count = threads or available_threads()
 
     def open_one(name: Runtime) -> Engine:
@@ -129,6 +132,10 @@ def _version(package: str) -> str | None:
 
 
 def _open(name: Runtime, model: bytes, *, threads: int, precision: Precision, batch: int) -> Engine:
+    if precision == "int8" and name != "native":
+        raise ArgumentError(
+            f"int8 is for the runtime native, not for {name}; `phiscale export --to openvino --int8` writes a model for that"
+        )
     match name:
         case "openvino":
             from phiscale.runtime.engines.openvino import OpenVino
@@ -142,6 +149,8 @@ def _open(name: Runtime, model: bytes, *, threads: int, precision: Precision, ba
             from phiscale.runtime.native import Native
 
             design, weights = read_model(model)
-            return Native(design.spec, weights, threads=threads, precision=precision)
+            return Native(
+                design.spec, weights, threads=threads, precision=precision, ranges=ranges_of(model) if precision == "int8" else None
+            )
         case _:
             assert_never(name)

@@ -58,10 +58,14 @@ class Native:
             raise ArgumentError(f"threads must be from 1 to {MAX_THREADS}, got {threads}")
         if said := why_not(spec, precision):
             raise ArgumentError(said)
+        if precision == "int8" and not ranges:
+            raise ArgumentError("int8 needs the range of what each layer reads: `phiscale export RUN --int8 --calibrate IMAGES` finds them")
         self.spec, self.threads = spec, threads
         found, self._library = _open(tuple(each for each in levels(precision) if level in (None, each.name)))
         self.level, self.precision = found.name, found.computes
-        program = Program(spec, weights, threads, ranges if self.precision == "int8" else None)  # its arrays must live until the library has packed them
+        program = Program(
+            spec, weights, threads, ranges if self.precision == "int8" else None
+        )  # its arrays must live until the library has packed them
         error = ctypes.create_string_buffer(512)
         handle = self._library.phi_create(ctypes.byref(program.struct), error, len(error))
         if not handle:

@@ -1,5 +1,6 @@
 """Design and folded weights out of a bundle's model.onnx, as deploy/graph.py writes it; without the onnx package."""
 
+import json
 from collections.abc import Iterator
 from typing import cast
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from phiscale.architecture.design import Design
 from phiscale.errors import BundleError, SpecError
 
-DESIGN = "phiscale.design"  # in the model's metadata
+DESIGN, INT8 = "phiscale.design", "phiscale.int8"  # in the model's metadata; the second only where it was calibrated
 FLOAT = 1  # TensorProto.DataType
 CONSTANTS = ("zero", "six")  # of ReLU6, beside the weights
 Value = int | memoryview
@@ -25,15 +26,34 @@ def read_model(model: bytes) -> tuple[Design, dict[str, NDArray[np.float32]]]:
 
 def design_of(model: bytes) -> Design:
     """The design that the model carries."""
+    text = _metadata(model, DESIGN)
+    if text is None:
+        raise BundleError("the native engine can't load the model: it carries no design; export it again")
+    try:
+        return Design.from_toml(text)
+    except SpecError as error:
+        raise BundleError(f"the native engine can't load the model, whose design is wrong: {error}") from None
+
+
+def ranges_of(model: bytes) -> dict[str, tuple[float, float]]:
+    """What its layers read that can run in int8, by layer; empty where the model was not calibrated. BundleError for anything else."""
+    text = _metadata(model, INT8)
+    if text is None:
+        return {}
+    try:
+        read = json.loads(text)
+        return {layer: (float(low), float(high)) for layer, (low, high) in read.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise BundleError(f"the model's ranges for int8 can't be read ({type(error).__name__}: {error}); export it again") from None
+
+
+def _metadata(model: bytes, name: str) -> str | None:
     for number, value in _fields(memoryview(model)):
         if number == 14:  # ModelProto.metadata_props
             entry = {key: bytes(cast(memoryview, text)).decode() for key, text in _fields(cast(memoryview, value))}
-            if entry.get(1) == DESIGN:
-                try:
-                    return Design.from_toml(entry.get(2, ""))
-                except SpecError as error:
-                    raise BundleError(f"the native engine can't load the model, whose design is wrong: {error}") from None
-    raise BundleError("the native engine can't load the model: it carries no design; export it again")
+            if entry.get(1) == name:
+                return entry.get(2, "")
+    return None
 
 
 def _weights(model: bytes) -> Iterator[tuple[str, NDArray[np.float32]]]:

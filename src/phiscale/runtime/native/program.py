@@ -17,6 +17,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 Ranges = Mapping[str, tuple[float, float]]
 ACTIVATIONS = {"silu": 1, "relu": 2, "relu6": 3, "hardswish": 4}
 DEPTHWISE, FULL = 0, 1
+LARGEST = 1e18  # end of a range that is no mistake
 STEM_CHANNELS = 4  # that the engine's stem reads; more go through a full block
 Floats: Any = POINTER(c_float)
 
@@ -73,6 +74,10 @@ class Program:
             self._range(self.struct, "head", "head")
         if spec.num_classes:
             self._layer(self.struct, "classifier", "classifier", (spec.num_classes, feature_width(spec)))
+        if extra := sorted(set(self._ranges) - self._used):
+            raise WeightsError(
+                f"these ranges are not this network's: {len(extra)} have no place, e.g. {extra[0]}; calibrate and export again"
+            )
         if extra := sorted(set(weights) - self._used):
             raise WeightsError(f"these weights are not this network's: {len(extra)} keys have no place, e.g. {extra[0]}")
 
@@ -111,8 +116,13 @@ class Program:
         return struct
 
     def _range(self, struct: Structure, layer: str, key: str) -> None:
-        if key in self._ranges:
-            setattr(struct, f"{layer}_in", RangeStruct(*self._ranges[key]))
+        if key not in self._ranges:
+            return
+        low, high = self._ranges[key]
+        if not (abs(low) <= LARGEST and abs(high) <= LARGEST and high - low >= 1 / LARGEST):  # NaN is no such number either
+            raise WeightsError(f"the range of what {key} reads can't be one: from {low} to {high}; calibrate and export again")
+        setattr(struct, f"{layer}_in", RangeStruct(low, high))
+        self._used.add(key)
 
     def _layer(self, struct: Structure, field: str, key: str, shape: tuple[int, ...]) -> None:
         for part, name, wanted in (("w", f"{key}.weight", shape), ("b", f"{key}.bias", shape[:1])):
