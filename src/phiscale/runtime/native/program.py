@@ -12,7 +12,7 @@ from phiscale.architecture.plan import Block, blocks, feature_width
 from phiscale.architecture.spec import NetworkSpec
 from phiscale.errors import WeightsError
 
-ABI = 3
+ABI = 2
 Weights = Mapping[str, NDArray[np.float32]]
 Ranges = Mapping[str, tuple[float, float]]
 ACTIVATIONS = {"silu": 1, "relu": 2, "relu6": 3, "hardswish": 4}
@@ -26,11 +26,14 @@ class RangeStruct(Structure):
     _fields_ = (("low", c_float), ("high", c_float))
 
 
+class RangesStruct(Structure):
+    _fields_ = tuple((layer, RangeStruct) for layer in ("expand", "project", "se"))
+
+
 class BlockStruct(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("kind", "w_in", "w_mid", "w_out", "w_se", "kernel", "stride", "skips", "project_acts", "wide")),
         *((f"{layer}_{part}", Floats) for layer in ("expand", "depthwise", "reduce", "gate", "project") for part in "wb"),
-        *((f"{layer}_in", RangeStruct) for layer in ("expand", "project", "se")),
     )
 
 
@@ -39,8 +42,8 @@ class NetworkStruct(Structure):
         *((name, c_int32) for name in ("in_channels", "stem_width", "stem_kernel", "stem_stride", "activation", "symmetric")),
         *((name, c_int32) for name in ("block_count", "head_width", "num_classes", "threads")),
         *((f"{layer}_{part}", Floats) for layer in ("stem", "head", "classifier") for part in "wb"),
-        ("head_in", RangeStruct),
         ("blocks", POINTER(BlockStruct)),
+        ("ranges", POINTER(RangesStruct)),
     )
 
 
@@ -52,6 +55,7 @@ class Program:
         self._weights, self._kept, self._used, self._ranges = weights, [], set[str](), ranges or {}
         has_stem = spec.in_channels <= STEM_CHANNELS
         made = [self._stem_block(spec, number) for number in range(1 if has_stem else 0, len(spec.stem.widths))]
+        stems = len(made)
         made += [self._block(block) for block in blocks(spec)]
         self.struct = NetworkStruct(
             in_channels=spec.in_channels,
@@ -65,13 +69,13 @@ class Program:
             num_classes=spec.num_classes,
             threads=threads,
             blocks=(BlockStruct * len(made))(*made),
+            ranges=self._all_ranges(spec, stems) if ranges else None,
         )
         if has_stem:
             k = spec.stem.kernel
             self._layer(self.struct, "stem", "stem.0", (spec.stem.widths[0], spec.in_channels, k, k))
         if spec.head_width:
             self._layer(self.struct, "head", "head", (spec.head_width, spec.stages[-1].width, 1, 1))
-            self._range(self.struct, "head", "head")
         if spec.num_classes:
             self._layer(self.struct, "classifier", "classifier", (spec.num_classes, feature_width(spec)))
         if extra := sorted(set(self._ranges) - self._used):
@@ -109,20 +113,25 @@ class Program:
         if struct.w_se:
             self._layer(struct, "reduce", f"{b.name}.se.reduce", (b.w_se, b.w_mid, 1, 1))
             self._layer(struct, "gate", f"{b.name}.se.expand", (b.w_mid, b.w_se, 1, 1))
-        for layer in ("expand", "project", "se"):
-            self._range(struct, layer, f"{b.name}.{layer}")
         full_project = fused and not b.expands
         self._layer(struct, "project", f"{b.name}.project", (b.w_out, b.w_mid, k, k) if full_project else (b.w_out, b.w_mid, 1, 1))
         return struct
 
-    def _range(self, struct: Structure, layer: str, key: str) -> None:
+    def _all_ranges(self, spec: NetworkSpec, stems: int) -> Any:
+        """One a block, the stem's blocks too, and one for the head."""
+        made = [RangesStruct() for _ in range(stems)]
+        made += [RangesStruct(*(self._range(f"{block.name}.{layer}") for layer in ("expand", "project", "se"))) for block in blocks(spec)]
+        made.append(RangesStruct(project=self._range("head") if spec.head_width else RangeStruct()))
+        return (RangesStruct * len(made))(*made)
+
+    def _range(self, key: str) -> RangeStruct:
         if key not in self._ranges:
-            return
+            return RangeStruct()
         low, high = self._ranges[key]
         if not (abs(low) <= LARGEST and abs(high) <= LARGEST and high - low >= 1 / LARGEST):  # NaN is no such number either
             raise WeightsError(f"the range of what {key} reads can't be one: from {low} to {high}; calibrate and export again")
-        setattr(struct, f"{layer}_in", RangeStruct(low, high))
         self._used.add(key)
+        return RangeStruct(low, high)
 
     def _layer(self, struct: Structure, field: str, key: str, shape: tuple[int, ...]) -> None:
         for part, name, wanted in (("w", f"{key}.weight", shape), ("b", f"{key}.bias", shape[:1])):

@@ -5,18 +5,13 @@
 
 #define PHI_API extern "C" __attribute__((visibility("default")))
 
-enum { PHI_ABI = 3 };  // engine.py refuses another
+enum { PHI_ABI = 2 };  // engine.py refuses another
 
 enum phi_activation { PHI_NONE, PHI_SILU, PHI_RELU, PHI_RELU6, PHI_HARDSWISH };
 
 // depthwise: [1x1 expand] -> k x k depthwise -> [squeeze-excite] -> 1x1 project      (MBConv, depthwise-separable)
 // full:      [k x k expand -> [squeeze-excite]] -> project, 1x1 after an expansion and k x k without     (fused MBConv)
 enum phi_kind { PHI_DEPTHWISE, PHI_FULL };
-
-// Of what a 1x1 convolution reads; low < high: it runs in int8 (level avx512_vnni, which the others ignore)
-typedef struct {
-    float low, high;
-} phi_range;
 
 typedef struct {
     int32_t kind, w_in, w_mid, w_out, w_se, kernel, stride;
@@ -27,8 +22,15 @@ typedef struct {
     const float *depthwise_w, *depthwise_b;
     const float *reduce_w, *reduce_b, *gate_w, *gate_b;  // squeeze-excite, where w_se > 0
     const float *project_w, *project_b;
-    phi_range expand_in, project_in, se_in;  // project_in: after squeeze-excite; se_in: before it
 } phi_block;
+
+// Of what a 1x1 convolution reads; low < high: it runs in int8
+typedef struct {
+    float low, high;
+} phi_range;
+typedef struct {
+    phi_range expand, project, se;  // project: after squeeze-excite; se: before it
+} phi_ranges;
 
 typedef struct {
     int32_t in_channels;  // up to 4 with a stem; any number without one
@@ -37,8 +39,8 @@ typedef struct {
     int32_t symmetric;  // 1: (k - 1) / 2 on each side; 0: TF's SAME, the odd pixel after
     int32_t block_count, head_width, num_classes, threads;
     const float *stem_w, *stem_b, *head_w, *head_b, *classifier_w, *classifier_b;
-    phi_range head_in;
     const phi_block *blocks;
+    const phi_ranges *ranges;  // of each block, and then of the head (project); null: nothing runs in int8. Only level avx512_vnni reads it
 } phi_network;
 
 typedef struct phi_engine phi_engine;

@@ -315,8 +315,9 @@ struct phi_engine {
         size_t slab;  // elements from a slab to the next
     };
 
-    void pack_expansion(Block &block, Next *next);
-    void pack_projection(Block &block);
+    phi_ranges ranges_of(int block) const { return INT8 && net.ranges ? net.ranges[block] : phi_ranges{}; }
+    void pack_expansion(Block &block, const phi_ranges &ranges, Next *next);
+    void pack_projection(Block &block, const phi_ranges &ranges);
     void make_plan(int height, int width);
     // at most, of a run whose rest is `images`: three a block (expand and depthwise, squeeze-excite, project) and eight more
     size_t phases(int images) const { return 2 + (size_t)images * (3 * blocks.size() + 8); }
@@ -356,12 +357,12 @@ phi_engine::phi_engine(const phi_network &network) : net(network) {
         block.slabs_in = slabs(it.w_in), block.slabs_mid = slabs(it.w_mid), block.slabs_out = slabs(it.w_out);
         block.is_wide = it.wide != 0;
         if (it.kind == PHI_DEPTHWISE) {
-            if (block.expands) pack_expansion(block, before);
+            if (block.expands) pack_expansion(block, ranges_of(i), before);
             pack_depthwise(arena, block);
-            pack_projection(block);
+            pack_projection(block, ranges_of(i));
         } else if (block.expands) {
             pack(arena, block.expand, it.expand_w, it.expand_b, it.w_mid, it.w_in, it.kernel);
-            pack_projection(block);
+            pack_projection(block, ranges_of(i));
         } else {
             pack(arena, block.project, it.project_w, it.project_b, it.w_out, it.w_in, it.kernel);
         }
@@ -370,9 +371,10 @@ phi_engine::phi_engine(const phi_network &network) : net(network) {
         before = block.project_is_1x1() ? &block.next : nullptr;
     }
     if (net.head_width) {
-        heads_bytes = before && is_given(net.head_in);
+        const phi_range range = ranges_of(net.block_count).project;
+        heads_bytes = before && is_given(range);
         if (heads_bytes) {
-            *before = {false, true, quantiser(net.head_in)};
+            *before = {false, true, quantiser(range)};
             pack_bytes(arena, head_bytes, net.head_w, net.head_b, net.head_width, last_width, before->quantiser);
         }
         if (!heads_bytes) pack(arena, head, net.head_w, net.head_b, net.head_width, last_width, 1);
@@ -383,22 +385,22 @@ phi_engine::phi_engine(const phi_network &network) : net(network) {
 }
 
 // next: of the block before; null where what comes before writes elems
-void phi_engine::pack_expansion(Block &block, Next *next) {
+void phi_engine::pack_expansion(Block &block, const phi_ranges &ranges, Next *next) {
     const phi_block &it = block.it;
-    block.expands_bytes = next && is_given(it.expand_in);
+    block.expands_bytes = next && is_given(ranges.expand);
     if (!block.expands_bytes) return pack(arena, block.expand, it.expand_w, it.expand_b, it.w_mid, it.w_in, 1);
-    *next = {it.skips != 0, true, quantiser(it.expand_in)};
+    *next = {it.skips != 0, true, quantiser(ranges.expand)};
     pack_bytes(arena, block.expand_bytes, it.expand_w, it.expand_b, it.w_mid, it.w_in, next->quantiser);
 }
 
-void phi_engine::pack_projection(Block &block) {
+void phi_engine::pack_projection(Block &block, const phi_ranges &ranges) {
     const phi_block &it = block.it;
-    block.projects_bytes = is_given(it.project_in) && (!it.w_se || is_given(it.se_in));
+    block.projects_bytes = is_given(ranges.project) && (!it.w_se || is_given(ranges.se));
     if (!block.projects_bytes) return pack(arena, block.project, it.project_w, it.project_b, it.w_out, it.w_mid, 1);
-    block.project_in = quantiser(it.project_in);
+    block.project_in = quantiser(ranges.project);
     pack_bytes(arena, block.project_bytes, it.project_w, it.project_b, it.w_out, it.w_mid, block.project_in);
     if (!it.w_se) return;
-    block.se_in = quantiser(it.se_in);
+    block.se_in = quantiser(ranges.se);
     pack_gated(arena, block, block.project_bytes);
 }
 
