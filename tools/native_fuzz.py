@@ -21,6 +21,7 @@ from phiscale.deploy.fold import folded
 from phiscale.nn import Network
 from phiscale.runtime.native import Native
 from phiscale.runtime.native.engine import map_size
+from phiscale.runtime.native.program import Range
 from phiscale.runtime.native.support import levels
 
 
@@ -56,12 +57,11 @@ def random_spec(chance: random.Random) -> NetworkSpec:
     )
 
 
-def one_by_one(spec: NetworkSpec) -> list[str]:
-    """The layers that can run in int8."""
-    made = ["head"] if spec.head_width else []
+def one_by_one(spec: NetworkSpec) -> dict[str, int]:
+    """The layers that can run in int8, and how many channels they read."""
+    made = {"head": spec.stages[-1].width} if spec.head_width else {}
     for block in blocks(spec):
-        expands = block.expands and block.kind == "mbconv"
-        made += [f"{block.name}.{layer}" for layer, has in (("expand", expands), ("project", True), ("se", block.w_se)) if has]
+        made |= {f"{block.name}.{layer}": width for layer, width in (("expand", block.w_in), ("project", block.w_mid), ("se", block.w_mid))}
     return made
 
 
@@ -79,7 +79,8 @@ def run_case(number: int) -> str:
     engines = [Native(spec, weights, threads=threads, level=level.name) for level in levels()]
     if levels("int8"):  # with ranges that fit nothing: it must bear them
         low, high = -(10 ** chance.uniform(-3, 3)), 10 ** chance.uniform(-3, 3)
-        engines.append(Native(spec, weights, threads=threads, precision="int8", ranges=dict.fromkeys(one_by_one(spec), (low, high))))
+        ranges = {layer: Range(low, high, (low + high,) * width) for layer, width in one_by_one(spec).items()}
+        engines.append(Native(spec, weights, threads=threads, precision="int8", ranges=ranges))
     for _ in range(chance.randint(1, 4)):
         size = (
             chance.choice((chance.randint(1, 40), chance.randint(1, 300))),

@@ -20,6 +20,7 @@ from phiscale.runtime.native.support import LIBRARIES, levels
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/phiscale/runtime/native/source/network.cpp"
+TESTS = ("tests/runtime/test_native.py", "tests/runtime/test_native_int8.py")
 TARGETS = json.loads((SOURCE.parent / "levels.json").read_text())
 COMMON = "-std=c++17 -fno-math-errno -fvisibility=hidden -fPIC -pthread -shared"
 CHECKS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
@@ -53,7 +54,7 @@ def main() -> int:
         }
         # a limit of address space (the test of memory that can't be had) leaves no room for AddressSanitizer's own, and it refuses
         # the way in which OpenVINO opens its libraries (the tests of the default)
-        tests = [sys.executable, "-m", "pytest", "-q", "tests/runtime/test_native.py", "-k", "not cannot_be_had and not default", *rest]
+        tests = [sys.executable, "-m", "pytest", "-q", *TESTS, "-k", "not cannot_be_had and not default", *rest]
         fuzz = [sys.executable, "tools/native_fuzz.py", "--minutes", str(given.minutes)]
         return max(abs(subprocess.run(command, cwd=ROOT, env=checked, check=False).returncode) for command in (tests, fuzz))
 

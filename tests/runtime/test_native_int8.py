@@ -18,12 +18,14 @@ from phiscale.errors import ArgumentError, BundleError, WeightsError
 from phiscale.runtime.engines import open_engine, usable
 from phiscale.runtime.native import Native
 from phiscale.runtime.native.model import INT8, ranges_of
+from phiscale.runtime.native.program import Range
 from phiscale.runtime.native.support import MASK, levels, machine_lacks, why_not
 
 runs_here = pytest.mark.skipif(not levels("int8"), reason=str(machine_lacks("int8")))
-Ranges = dict[str, tuple[float, float]]
+Ranges = dict[str, Range]
 Tensor = torch.Tensor
 
+HEAD = Range(-1.5, 2.25, (0.5,) * 40)
 SMALL = NetworkSpec(
     stages=(
         Stage(kind="mbconv", depth=2, width=16, kernel=3, expand=1, se=0.25),
@@ -61,11 +63,12 @@ def whole(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight / step.clamp(min=1e-30)), step
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor, bounds: tuple[float, float]) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor, bounds: Range) -> Tensor:
     """(in, pixels) -> (out, pixels), in whole numbers but for the last step."""
-    counts, scale, zero = as_bytes(x, *bounds)
+    counts, scale, zero = as_bytes(x, bounds.low, bounds.high)
     numbers, step = whole(weight)
-    return (numbers @ (counts - zero)) * step * scale + bias[:, None]
+    drift = (numbers * step - weight) @ torch.tensor(bounds.means).double()
+    return (numbers @ (counts - zero)) * step * scale + (bias - drift)[:, None]
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ def by_hand(spec: NetworkSpec, weights: dict[str, np.ndarray], ranges: Ranges, i
 
 
 def by_hand_block(block: Block, x: Tensor, w: dict[str, Tensor], ranges: Ranges, act, *, first: bool) -> Tensor:
-    def pointwise(name: str, x: Tensor, gates: Tensor | None = None, bounds: tuple[float, float] | None = None) -> Tensor:
+    def pointwise(name: str, x: Tensor, gates: Tensor | None = None, bounds: Range | None = None) -> Tensor:
         weight, bias, flat = w[f"{name}.weight"][:, :, 0, 0], w[f"{name}.bias"], x.flatten(1)
         weight = weight if gates is None else weight * gates
         bounds = bounds or ranges.get(name)
@@ -145,7 +148,7 @@ def test_blocks_compute_what_whole_numbers_give(
     weights, full = ranges_for(spec, 24)
     x = photos(spec, size, 2)
     plain = Native(spec, weights, threads=1, precision="f32").outputs(x, features=True).features
-    ranges = {layer: (low * share, high * share) for layer, (low, high) in full.items()}
+    ranges = {layer: Range(own.low * share, own.high * share, own.means) for layer, own in full.items()}
     got = Native(spec, weights, threads=threads, precision="int8", ranges=ranges).outputs(x, features=True).features
     want = np.stack([by_hand(spec, weights, ranges, image).numpy() for image in x])
     assert got is not None
@@ -195,7 +198,7 @@ def test_layers_without_a_range_stay_as_in_bf16() -> None:
 def test_int8_is_only_where_every_instruction_is_and_ranges_are(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = random_weights(SMALL)
     model = graph(Design(spec=SMALL, resolution=64), weights)
-    ready = with_ranges(model, {"head": (-1.0, 2.0)}).SerializeToString()
+    ready = with_ranges(model, {"head": HEAD}).SerializeToString()
     assert usable(model.SerializeToString(), "int8") == ()
     assert all(level.computes != "int8" for level in levels())  # never chosen by itself
     if levels("int8"):
@@ -226,7 +229,7 @@ def test_a_layer_that_bears_no_8_bits_is_left_out_and_the_image_count_is_checked
     made = calibrated(model, x)
     assert not {"stages.1.1.project", "stages.1.1.se"} & set(made)
     assert {"stages.1.1.expand", "stages.1.0.project", "head"} <= set(made)
-    assert all(low <= 0 < high for low, high in made.values())
+    assert all(own.low <= 0 < own.high for own in made.values())
     with pytest.raises(ArgumentError, match="at least 8 images"):
         calibrated(model, x[:7])
     with pytest.raises(BundleError, match="not finite"):
@@ -237,14 +240,18 @@ def test_a_layer_that_bears_no_8_bits_is_left_out_and_the_image_count_is_checked
 
 
 def test_ranges_are_kept_in_the_model() -> None:
-    ranges = {"head": (-1.5, 2.25), "stages.1.0.expand": (0.0, 6.0)}
+    ranges = {"head": HEAD, "stages.1.0.expand": Range(0.0, 6.0, (1.5,) * 16)}
     model = graph(Design(spec=SMALL, resolution=32), random_weights(SMALL))
     assert ranges_of(model.SerializeToString()) == {}
     assert ranges_of(with_ranges(model, ranges).SerializeToString()) == ranges
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", "7", '"head"', '{"head": 1}', '{"head": [1]}', '{"head": [1, 2, 3]}', '{"head": [{}, 2]}', "[" * 5000]
+    "text",
+    [
+        *("", "{", "[1]", "7", '"head"', "[" * 5000, '{"head": 1}', '{"head": [0, 1]}', '{"head": {"low": 0, "high": 1}}'),
+        *('{"head": {"low": {}, "high": 1, "means": []}}', '{"head": {"low": 0, "high": 1, "means": 7}}'),
+    ],
 )
 def test_ranges_that_are_none_are_refused(text: str) -> None:
     model = graph(Design(spec=SMALL, resolution=32), random_weights(SMALL))
@@ -260,14 +267,24 @@ def test_ranges_that_are_none_are_refused(text: str) -> None:
 )
 def test_ranges_that_are_no_ranges_are_refused(bad: tuple[float, float]) -> None:
     model = graph(Design(spec=SMALL, resolution=32), random_weights(SMALL))
-    model.metadata_props.add(key=INT8, value=json.dumps({"stages.1.0.project": bad}))
+    own = {"low": bad[0], "high": bad[1], "means": [0.0] * 96}
+    model.metadata_props.add(key=INT8, value=json.dumps({"stages.1.0.project": own}))
     with pytest.raises(WeightsError, match=r"stages\.1\.0\.project"):
+        open_engine(model.SerializeToString(), precision="int8")
+
+
+@runs_here
+@pytest.mark.parametrize("means", [[], [0.0] * 95, [0.0] * 95 + [float("nan")], [float("inf")] * 96])
+def test_means_that_are_none_are_refused(means: list[float]) -> None:
+    model = graph(Design(spec=SMALL, resolution=32), random_weights(SMALL))
+    model.metadata_props.add(key=INT8, value=json.dumps({"stages.1.0.project": {"low": 0, "high": 1, "means": means}}))
+    with pytest.raises(WeightsError, match=r"stages\.1\.0\.project reads must be 96 finite numbers"):
         open_engine(model.SerializeToString(), precision="int8")
 
 
 @runs_here
 def test_ranges_of_another_network_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"1 have no place, e\.g\. stages\.9\.0\.expand"):
-        Native(SMALL, random_weights(SMALL), threads=1, precision="int8", ranges={"head": (0, 1), "stages.9.0.expand": (0, 1)})
+        Native(SMALL, random_weights(SMALL), threads=1, precision="int8", ranges={"head": HEAD, "stages.9.0.expand": HEAD})
     with pytest.raises(ArgumentError, match="needs the range"):
         Native(SMALL, random_weights(SMALL), threads=1, precision="int8")

@@ -35,7 +35,7 @@ class Native:
     weights  folded, `stages.0.0.expand.weight`, `….bias`, as deploy/fold.py makes them and a bundle's graph carries them
     threads    batches are split over them by images, what is left of a batch by rows and channels
     precision  "f32", "bf16" or "int8" (1x1 convolutions, the rest in bf16); "auto" is the faster of the first two that this processor has
-    ranges     of int8: the smallest and the largest number that each 1x1 convolution is going to read; one without runs in bf16
+    ranges     of int8: of what each 1x1 convolution is going to read; one without runs in bf16
     level      the name of one of support.LEVELS, to compare them; None: the fastest that has the precision
     """
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from phiscale.architecture.design import Design
 from phiscale.errors import BundleError, SpecError
+from phiscale.runtime.native.program import Range
 
 DESIGN, INT8 = "phiscale.design", "phiscale.int8"  # in the model's metadata; the second only where it was calibrated
 FLOAT = 1  # TensorProto.DataType
@@ -35,15 +36,15 @@ def design_of(model: bytes) -> Design:
         raise BundleError(f"the native engine can't load the model, whose design is wrong: {error}") from None
 
 
-def ranges_of(model: bytes) -> dict[str, tuple[float, float]]:
+def ranges_of(model: bytes) -> dict[str, Range]:
     """What its layers read that can run in int8, by layer; empty where the model was not calibrated. BundleError for anything else."""
     text = _metadata(model, INT8)
     if text is None:
         return {}
     try:
         read = json.loads(text)
-        return {layer: (float(low), float(high)) for layer, (low, high) in read.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        return {layer: Range(float(own["low"]), float(own["high"]), tuple(map(float, own["means"]))) for layer, own in read.items()}
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError) as error:
         raise BundleError(f"the model's ranges for int8 can't be read ({type(error).__name__}: {error}); export it again") from None
 
 

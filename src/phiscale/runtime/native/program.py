@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Mapping
 from ctypes import POINTER, Structure, c_float, c_int32
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from phiscale.errors import WeightsError
 
 ABI = 2
 Weights = Mapping[str, NDArray[np.float32]]
-Ranges = Mapping[str, tuple[float, float]]
 ACTIVATIONS = {"silu": 1, "relu": 2, "relu6": 3, "hardswish": 4}
 DEPTHWISE, FULL = 0, 1
 LARGEST = 1e18  # end of a range that is no mistake
@@ -22,8 +22,20 @@ STEM_CHANNELS = 4  # that the engine's stem reads; more go through a full block
 Floats: Any = POINTER(c_float)
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Of the numbers that a layer reads: the smallest and the largest that it tells apart, and each channel's mean."""
+
+    low: float
+    high: float
+    means: tuple[float, ...]
+
+
+Ranges = Mapping[str, Range]
+
+
 class RangeStruct(Structure):
-    _fields_ = (("low", c_float), ("high", c_float))
+    _fields_ = (("low", c_float), ("high", c_float), ("means", Floats))
 
 
 class RangesStruct(Structure):
@@ -51,7 +63,7 @@ class Program:
     """The structs of one network; keeps the arrays that they point into."""
 
     def __init__(self, spec: NetworkSpec, weights: Weights, threads: int, ranges: Ranges | None = None) -> None:
-        """ranges: (low, high) of what a layer reads, by the layer's name, of those that run in int8."""
+        """ranges: of what a layer reads, by the layer's name, of those that run in int8."""
         self._weights, self._kept, self._used, self._ranges = weights, [], set[str](), ranges or {}
         has_stem = spec.in_channels <= STEM_CHANNELS
         made = [self._stem_block(spec, number) for number in range(1 if has_stem else 0, len(spec.stem.widths))]
@@ -120,18 +132,23 @@ class Program:
     def _all_ranges(self, spec: NetworkSpec, stems: int) -> Any:
         """One a block, the stem's blocks too, and one for the head."""
         made = [RangesStruct() for _ in range(stems)]
-        made += [RangesStruct(*(self._range(f"{block.name}.{layer}") for layer in ("expand", "project", "se"))) for block in blocks(spec)]
-        made.append(RangesStruct(project=self._range("head") if spec.head_width else RangeStruct()))
+        for b in blocks(spec):
+            widths = (("expand", b.w_in), ("project", b.w_mid), ("se", b.w_mid))
+            made.append(RangesStruct(*(self._range(f"{b.name}.{layer}", width) for layer, width in widths)))
+        made.append(RangesStruct(project=self._range("head", spec.stages[-1].width) if spec.head_width else RangeStruct()))
         return (RangesStruct * len(made))(*made)
 
-    def _range(self, key: str) -> RangeStruct:
+    def _range(self, key: str, width: int) -> RangeStruct:
         if key not in self._ranges:
             return RangeStruct()
-        low, high = self._ranges[key]
+        low, high, means = (given := self._ranges[key]).low, given.high, np.asarray(given.means, np.float64)
         if not (abs(low) <= LARGEST and abs(high) <= LARGEST and high - low >= 1 / LARGEST):  # NaN is no such number either
             raise WeightsError(f"the range of what {key} reads can't be one: from {low} to {high}; calibrate and export again")
+        if means.shape != (width,) or not (np.abs(means) <= LARGEST).all():
+            raise WeightsError(f"the means of what {key} reads must be {width} finite numbers; calibrate and export again")
         self._used.add(key)
-        return RangeStruct(low, high)
+        self._kept.append(means.astype(np.float32))
+        return RangeStruct(low, high, self._kept[-1].ctypes.data_as(Floats))
 
     def _layer(self, struct: Structure, field: str, key: str, shape: tuple[int, ...]) -> None:
         for part, name, wanted in (("w", f"{key}.weight", shape), ("b", f"{key}.bias", shape[:1])):

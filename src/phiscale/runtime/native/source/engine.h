@@ -27,6 +27,7 @@ typedef struct {
 // Of what a 1x1 convolution reads; low < high: it runs in int8
 typedef struct {
     float low, high;
+    const float *means;  // of each channel: what the rounding of the weights adds to an output on average is taken off its bias
 } phi_range;
 typedef struct {
     phi_range expand, project, se;  // project: after squeeze-excite; se: before it

@@ -72,6 +72,7 @@ struct Block {
     Packed expand, project;
     PackedBytes expand_bytes, project_bytes;  // in the place of those, where they run in int8
     float *project_floats = nullptr, *project_bias = nullptr;  // before squeeze-excite's gates: [group][inputs][outputs of the group], [slab][SLAB]
+    float *se_means = nullptr;                // of what squeeze-excite reads, [slab][SLAB]
     bool expands_bytes = false, projects_bytes = false;
     Quantiser expand_in, project_in, se_in;
     Next next;
@@ -169,8 +170,9 @@ Quantiser quantiser(phi_range range) {
 // A 1x1 convolution's weights [out][in] as bytes.
 template <class P>
 void pack_bytes([[maybe_unused]] Arena &arena, [[maybe_unused]] P &packed, [[maybe_unused]] const float *weights, [[maybe_unused]] const float *bias,
-                [[maybe_unused]] int out, [[maybe_unused]] int in, [[maybe_unused]] Quantiser input) {
+                [[maybe_unused]] int out, [[maybe_unused]] int in, [[maybe_unused]] phi_range range) {
     if constexpr (INT8) {
+        const Quantiser input = quantiser(range);
         packed = P(out, slabs(in), 1, in - (slabs(in) - 1) * SLAB);
         packed.weights = arena.take<ByteWeight>(packed.size());
         packed.bias = arena.take<float>((size_t)slabs(out) * SLAB);
@@ -180,21 +182,25 @@ void pack_bytes([[maybe_unused]] Arena &arena, [[maybe_unused]] P &packed, [[may
             for (int i = 0; i < in; i++) most = std::max(most, std::fabs(weights[i]));
             const float step = most > 0 ? most / MOST_WEIGHT : 1;
             int sum = 0;
+            float drift = 0;
             for (int i = 0; i < in; i++) {
                 const int whole = (int)std::lrint(weights[i] / step);
                 packed.weights[packed.place(o, i / SLAB, i % SLAB)] = (ByteWeight)whole;
                 sum += whole;
+                drift += ((float)whole * step - weights[i]) * range.means[i];
             }
             packed.scale[o] = step * input.scale;
-            packed.bias[o] = bias[o] - input.zero * (float)sum * packed.scale[o];
+            packed.bias[o] = bias[o] - drift - input.zero * (float)sum * packed.scale[o];
         }
     }
 }
 
 // The 1x1 projection of a block with squeeze-excite as fold_gates() reads it.
 template <class P>
-void pack_gated([[maybe_unused]] Arena &arena, [[maybe_unused]] Block &block, [[maybe_unused]] const P &packed) {
+void pack_gated([[maybe_unused]] Arena &arena, [[maybe_unused]] Block &block, [[maybe_unused]] const P &packed, [[maybe_unused]] const float *means) {
     if constexpr (INT8) {
+        block.se_means = arena.take<float>((size_t)block.slabs_mid * SLAB);
+        memcpy(block.se_means, means, sizeof(float) * block.it.w_mid);
         float *const floats = block.project_floats = arena.take<float>(packed.size());
         block.project_bias = arena.take<float>((size_t)block.slabs_out * SLAB);
         const float *weights = block.it.project_w;
@@ -375,7 +381,7 @@ phi_engine::phi_engine(const phi_network &network) : net(network) {
         heads_bytes = before && is_given(range);
         if (heads_bytes) {
             *before = {false, true, quantiser(range)};
-            pack_bytes(arena, head_bytes, net.head_w, net.head_b, net.head_width, last_width, before->quantiser);
+            pack_bytes(arena, head_bytes, net.head_w, net.head_b, net.head_width, last_width, range);
         }
         if (!heads_bytes) pack(arena, head, net.head_w, net.head_b, net.head_width, last_width, 1);
         last_width = net.head_width;
@@ -390,7 +396,7 @@ void phi_engine::pack_expansion(Block &block, const phi_ranges &ranges, Next *ne
     block.expands_bytes = next && is_given(ranges.expand);
     if (!block.expands_bytes) return pack(arena, block.expand, it.expand_w, it.expand_b, it.w_mid, it.w_in, 1);
     *next = {it.skips != 0, true, quantiser(ranges.expand)};
-    pack_bytes(arena, block.expand_bytes, it.expand_w, it.expand_b, it.w_mid, it.w_in, next->quantiser);
+    pack_bytes(arena, block.expand_bytes, it.expand_w, it.expand_b, it.w_mid, it.w_in, ranges.expand);
 }
 
 void phi_engine::pack_projection(Block &block, const phi_ranges &ranges) {
@@ -398,10 +404,10 @@ void phi_engine::pack_projection(Block &block, const phi_ranges &ranges) {
     block.projects_bytes = is_given(ranges.project) && (!it.w_se || is_given(ranges.se));
     if (!block.projects_bytes) return pack(arena, block.project, it.project_w, it.project_b, it.w_out, it.w_mid, 1);
     block.project_in = quantiser(ranges.project);
-    pack_bytes(arena, block.project_bytes, it.project_w, it.project_b, it.w_out, it.w_mid, block.project_in);
+    pack_bytes(arena, block.project_bytes, it.project_w, it.project_b, it.w_out, it.w_mid, ranges.project);
     if (!it.w_se) return;
     block.se_in = quantiser(ranges.se);
-    pack_gated(arena, block, block.project_bytes);
+    pack_gated(arena, block, block.project_bytes, ranges.se.means);
 }
 
 // ---- planning ----
@@ -935,7 +941,7 @@ void phi_engine::project(const Work &work, int index, Map mid, Map in, Map out, 
             if (!folds) return;
             gates();
             redirect(packed, own.byte_weights, own.byte_scale, own.byte_bias);
-            fold_gates(block.project_floats, block.project_bias, own.gates, block.se_in, packed);
+            fold_gates(block.project_floats, block.project_bias, own.gates, block.se_in, block.se_means, packed);
         });
     else
         project(work, index, mid.data, block.project, mid, in, out, images, [&](auto &packed) {
