@@ -1,6 +1,7 @@
 """A bundle is whole or absent, proves what it computes, and refuses what doesn't fit together."""
 
 import errno
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -18,7 +19,7 @@ from phiscale.deploy.fold import folded
 from phiscale.deploy.graph import graph
 from phiscale.errors import ArgumentError, BundleError, RunError, WeightsError
 from phiscale.nn import Network
-from phiscale.runtime.bundle import FILES, MANIFEST, read_bundle
+from phiscale.runtime.bundle import FILES, MANIFEST, MODEL, read_bundle
 from phiscale.runtime.native.model import ranges_of
 from phiscale.runtime.native.support import levels, machine_lacks
 from phiscale.runtime.predictor import load
@@ -84,6 +85,24 @@ def test_a_calibrated_bundle_runs_in_int8_and_says_how_far_off_it_is(tmp_path: P
     assert (predictor.runtime, predictor.engine.precision) == ("native", "int8")
     want = load(plain.path).logits(images)
     assert 1e-4 < np.linalg.norm(predictor.logits(images) - want) / np.linalg.norm(want) < 0.1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_before_any_runtime_sees_them(value: float, tmp_path: Path) -> None:
+    out = export_bundle(tmp_path / "bundle", **parts())
+    model = onnx.load(str(out / MODEL))
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "head.bias")
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[7] = value
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, "head.bias"))
+    (out / MODEL).write_bytes(model.SerializeToString())
+    manifest = json.loads((out / MANIFEST).read_text())
+    manifest["files"][MODEL] = hashlib.sha256((out / MODEL).read_bytes()).hexdigest()
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"head\.bias is not finite"):
+        read_bundle(out)
+    with pytest.raises(BundleError, match=r"head\.bias is not finite"):
+        load(out, runtime="onnxruntime")
 
 
 def test_a_network_that_the_native_engine_has_not_is_not_quantised(tmp_path: Path) -> None:

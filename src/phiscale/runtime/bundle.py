@@ -11,6 +11,7 @@ from phiscale.architecture.output import Output
 from phiscale.architecture.preprocess import Preprocess
 from phiscale.errors import ArgumentError, BundleError, SpecError
 from phiscale.runtime.labels import load_labels
+from phiscale.runtime.native.model import not_finite
 
 SCHEMA = 1  # of manifest.json; a reader refuses a higher one
 MODEL, PREPROCESS, LABELS, DESIGN, PARITY, BENCH = "model.onnx", "preprocess.json", "labels.txt", "design.toml", "parity.json", "bench.json"
@@ -65,6 +66,9 @@ def read_bundle(path: str | Path) -> Bundle:
             raise BundleError(f"{folder / name} can't be read ({error.strerror}); export the bundle again") from None
         if hashlib.sha256(content[name]).hexdigest() != checksum:
             raise BundleError(f"{folder / name} was changed since the bundle was written (its SHA-256 differs); export the bundle again")
+    # a sixth of what the checksum takes; a runtime would answer NaN, or a label by chance
+    if broken := not_finite(content[MODEL]):
+        raise BundleError(f"{folder / MODEL}: {broken} is not finite; export the bundle again from weights that are whole")
     try:
         bundle = Bundle(
             path=folder,

@@ -25,6 +25,14 @@ def read_model(model: bytes) -> tuple[Design, dict[str, NDArray[np.float32]]]:
         raise BundleError(f"the native engine can't load the model: {error}") from None
 
 
+def not_finite(model: bytes) -> str | None:
+    """The first weight that holds NaN or an infinity; None where none does. BundleError where the file is broken."""
+    try:
+        return next((name for name, values in _weights(model) if not np.isfinite(values).all()), None)
+    except (ValueError, IndexError, TypeError, UnicodeDecodeError) as error:
+        raise BundleError(f"the model can't be read: {error}; export it again") from None
+
+
 def design_of(model: bytes) -> Design:
     """The design that the model carries."""
     text = _metadata(model, DESIGN)
