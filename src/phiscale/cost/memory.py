@@ -25,22 +25,28 @@ class _Graph:
     def __init__(self) -> None:
         self.written: list[int] = []
         self.read: list[tuple[int, ...]] = []
+        self.last: list[int] = []  # the operator after which nobody reads a tensor any more
 
     def op(self, numbers: int, *inputs: int) -> int:
-        """A new tensor. `numbers` 0: an operator that overwrites an input."""
+        """A new tensor. `numbers` 0: an operator that overwrites an input. No input twice."""
+        step = len(self.written)
         self.written.append(numbers)
         self.read.append(inputs)
-        return len(self.written) - 1
+        self.last.append(-1)
+        for tensor in inputs:
+            self.last[tensor] = step
+        return step
 
     def peak(self) -> int:
-        last = {tensor: step for step, inputs in enumerate(self.read) for tensor in inputs}
+        written, last = self.written, self.last
         most = alive = 0
-        for step, numbers in enumerate(self.written):
+        for step, (numbers, inputs) in enumerate(zip(written, self.read, strict=True)):
             alive += numbers
-            most = max(most, alive)
-            for tensor in set(self.read[step]):
+            if alive > most:
+                most = alive
+            for tensor in inputs:
                 if last[tensor] == step:
-                    alive -= self.written[tensor]
+                    alive -= written[tensor]
         return most
 
 
