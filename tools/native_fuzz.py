@@ -17,8 +17,8 @@ import torch
 
 from phiscale.architecture import NetworkSpec, Stage, Stem
 from phiscale.architecture.plan import blocks
-from phiscale.deploy.fold import folded
 from phiscale.nn import Network
+from phiscale.runtime.fold import folded
 from phiscale.runtime.native import Native
 from phiscale.runtime.native.engine import map_size
 from phiscale.runtime.native.program import Range

@@ -15,11 +15,11 @@ import pytest
 from phiscale.architecture import Design, NetworkSpec, Output, Preprocess, Stage
 from phiscale.deploy import parity as parity_room
 from phiscale.deploy.bundle import export_bundle, write_folder
-from phiscale.deploy.fold import folded
 from phiscale.deploy.graph import graph
 from phiscale.errors import ArgumentError, BundleError, RunError, WeightsError
 from phiscale.nn import Network
 from phiscale.runtime.bundle import FILES, MANIFEST, MODEL, read_bundle
+from phiscale.runtime.fold import folded
 from phiscale.runtime.native.model import ranges_of
 from phiscale.runtime.native.support import levels, machine_lacks
 from phiscale.runtime.predictor import load

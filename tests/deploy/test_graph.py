@@ -12,10 +12,10 @@ import torch
 from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import rows
-from phiscale.deploy.fold import folded
 from phiscale.deploy.graph import counted, graph, random_weights, to_onnx
 from phiscale.errors import ArgumentError, WeightsError
 from phiscale.nn import Network
+from phiscale.runtime.fold import folded
 
 RTOL = 2e-5  # of the largest logit; float32 re-association over up to 60 layers; seen 3e-6
 KINDS = ("mbconv", "fused", "separable", "bottleneck")

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from phiscale.architecture import Design, NetworkSpec, Stage, Stem
 from phiscale.architecture.catalog import design as published
 from phiscale.architecture.catalog import rows
-from phiscale.deploy.fold import folded
 from phiscale.deploy.graph import graph, random_weights
 from phiscale.errors import ArgumentError, BundleError, WeightsError
 from phiscale.nn import Network
 from phiscale.runtime import engines
 from phiscale.runtime.engines import choice, installed, open_engine, usable
+from phiscale.runtime.fold import folded
 from phiscale.runtime.native import Native, why_not
 from phiscale.runtime.native import engine as native_engine
 from phiscale.runtime.native.engine import map_size
@@ -506,6 +506,16 @@ def test_the_fastest_engine_is_the_default_and_it_is_measured_once(
     slow["openvino"].seconds, slow["native"].seconds = native, other
     assert ask() == wins  # remembered
     assert ask("something else") != wins  # measured
+
+
+@runs_here
+def test_what_one_process_measured_another_knows(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(graph(Design(spec=SMALL, resolution=32), random_weights(SMALL)).SerializeToString())
+    code = "import sys, pathlib; from phiscale.runtime.engines import open_engine; open_engine(pathlib.Path(sys.argv[1]).read_bytes())"
+    for seed in "12":  # of Python's hashes, which differ from one process to the next
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.onnx")], env=environment, check=True)
+    assert len(json.loads((tmp_path / "phiscale" / "engines.json").read_text())) == 1
 
 
 def test_native_is_never_the_default_where_another_engine_is_faster_in_one_batch() -> None:

@@ -16,7 +16,7 @@ from phiscale.architecture.design import Design
 from phiscale.architecture.layout import layout
 from phiscale.architecture.plan import Block, blocks, feature_width, out_size, pads, stem
 from phiscale.architecture.spec import Activation, NetworkSpec
-from phiscale.deploy.fold import check_foldable, folded
+from phiscale.runtime.fold import check_foldable, folded
 from phiscale.version import VERSION
 
 OPSET, IR_VERSION = 18, 8  # read by ONNX Runtime >= 1.14 and OpenVINO >= 2023.0

@@ -173,7 +173,10 @@ def evaluate(
     else:
         network, preprocess = judged.model()
         at, ran = preprocess.at(resolution) if resolution else preprocess, "torch"
-        scored = evaluate_model(network, dataset(at), tell=tell) if views is None else _averaged(network, dataset, at, views, output, tell)
+        if views is None:
+            scored = evaluate_model(network, dataset(at), tell=tell, by_torch=True)
+        else:
+            scored = _averaged(network, dataset, at, views, output, tell)
     return Evaluation(
         split=name, scores=scores(scored.logits, scored.labels, output), output=output, labels=labels, items=items, skipped=found.skipped,
         runtime=ran, resolution=at.crop, views=views,

@@ -25,7 +25,6 @@ from phiscale.cost.memory import training_bytes
 from phiscale.data.find import ImageSet, find_images
 from phiscale.data.load import ImageCache, ImageDataset, open_images, typical_side
 from phiscale.deploy.bundle import export_bundle
-from phiscale.deploy.fold import check_foldable
 from phiscale.errors import ArgumentError, RunError, StoppedError
 from phiscale.jobs.changes import Changes
 from phiscale.jobs.choose import choose_design, keeps, latency_ms, scaled_design
@@ -50,6 +49,7 @@ from phiscale.kernels import status
 from phiscale.nn import Network
 from phiscale.report import write_card, write_report
 from phiscale.runtime.engines import choose
+from phiscale.runtime.fold import check_foldable
 from phiscale.runtime.image import printable
 from phiscale.runtime.machine import free_bytes, machine
 from phiscale.runtime.transform import normalise

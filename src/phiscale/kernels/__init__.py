@@ -7,6 +7,7 @@ Start reading: modules.py, then norm.py and depthwise.py; source/ is compiled wi
 
 from phiscale.kernels.apply import accelerate, restore
 from phiscale.kernels.freeze import freeze_norms, unfreeze_norms
+from phiscale.kernels.inference import inference
 from phiscale.kernels.library import status
 from phiscale.kernels.precision import best_precision
 
@@ -14,6 +15,7 @@ __all__ = [
     "accelerate",
     "best_precision",
     "freeze_norms",
+    "inference",
     "restore",
     "status",
     "unfreeze_norms",

@@ -26,7 +26,7 @@ from phiscale.data.find import ImageSet
 from phiscale.data.load import ImageCache, ImageDataset, make_loader, mix
 from phiscale.data.transform import normalise
 from phiscale.errors import ArgumentError, RunError
-from phiscale.kernels import accelerate, freeze_norms, restore, unfreeze_norms
+from phiscale.kernels import accelerate, freeze_norms, inference, restore, unfreeze_norms
 from phiscale.nn import Network
 from phiscale.training import checkpoint
 from phiscale.training.compute import Compute
@@ -283,8 +283,8 @@ class _Training:
         for attempt in range(RESPAWNS + 1):
             try:
                 yield from self.reading()
-            except RuntimeError as error:
-                if "DataLoader" not in str(error):
+            except (RuntimeError, ConnectionError, EOFError) as error:  # the latter where it dies while a batch is handed over
+                if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
                     raise
                 if self.stop.asked:
                     self.stop_where_asked()
@@ -397,7 +397,10 @@ class _Training:
         """The classifier that a convex fit on the frozen features gives; epoch 0 of the run."""
         mirrored = self.recipe.augment.flip and len(self.plain_train_set) < 2000
         with self.accelerator.autocast():
-            features, labels = _features(self.network, self.plain_train_set, mirrored=mirrored, processes=self.processes, tell=self.tell)
+            features, labels = _features(
+                self.network, self.plain_train_set, mirrored=mirrored, bf16=self.compute.mixed == "bf16", processes=self.processes,
+                tell=self.tell,
+            )  # fmt: skip
         weight, bias = fit_probe(features, labels, self.network.spec.num_classes, label_smoothing=self.recipe.loss.label_smoothing)
         with torch.no_grad():
             self.network.classifier.weight.copy_(weight)
@@ -523,18 +526,27 @@ def to_input(pixels: Tensor, preprocess: Preprocess, device: torch.device, layou
 
 @torch.no_grad()
 def evaluate(
-    model: Network, images: ImageDataset, *, batch: int = 8, processes: Processes | None = None, tell: Progress | None = None
+    model: Network,
+    images: ImageDataset,
+    *,
+    batch: int = 8,
+    processes: Processes | None = None,
+    tell: Progress | None = None,
+    by_torch: bool = False,
 ) -> Scores:
-    """Scores of `model` on a split, preprocessed as in prediction; the model is left in eval mode. Each process does its share."""
-    model.eval()
+    """Scores of `model` on a split, preprocessed as in prediction; the model is left in eval mode. Each process does its share.
+
+    by_torch   by the module itself, wherever the native engine could give its answers sooner
+    """
     device = next(model.parameters()).device
     processes = processes or Processes()
     outputs, answers = [], []
-    for pixels, labels, done in _plain(images, batch, processes):
-        outputs.append(model(to_input(pixels, images.preprocess, device)).float().cpu())
-        answers.append(labels)
-        if tell is not None:
-            tell("evaluating", done, len(images))
+    with inference(model, None if by_torch else _first(images, device)) as answer:
+        for pixels, labels, done in _plain(images, batch, processes):
+            outputs.append(answer.logits(to_input(pixels, images.preprocess, device)))
+            answers.append(labels)
+            if tell is not None:
+                tell("evaluating", done, len(images))
     width = model.spec.num_classes
     logits = torch.cat(outputs) if outputs else torch.zeros(0, width)
     labels = torch.cat(answers) if answers else images.answers()[:0]
@@ -543,23 +555,29 @@ def evaluate(
 
 @torch.no_grad()
 def _features(
-    model: Network, images: ImageDataset, *, mirrored: bool, processes: Processes, tell: Progress, batch: int = 8
+    model: Network, images: ImageDataset, *, mirrored: bool, bf16: bool, processes: Processes, tell: Progress, batch: int = 8
 ) -> tuple[Tensor, Tensor]:
     """Pooled features (n, feature_width) and labels; with `mirrored`, of the mirror images too, after each batch."""
-    model.eval()
     device = next(model.parameters()).device
     views = 2 if mirrored else 1
     found, answers = [], []
-    for pixels, labels, done in _plain(images, batch, processes):
-        seen = [model.forward_features(to_input(view, images.preprocess, device)).mean((2, 3)).float().cpu()
-                for view in (pixels, pixels.flip(3))[:views]]  # fmt: skip
-        found.append(torch.stack(seen, 1))
-        answers.append(labels)
-        tell("probing", done, len(images))
+    with inference(model, _first(images, device), bf16=bf16) as answer:
+        for pixels, labels, done in _plain(images, batch, processes):
+            seen = [answer.pooled(to_input(view, images.preprocess, device)) for view in (pixels, pixels.flip(3))[:views]]
+            found.append(torch.stack(seen, 1))
+            answers.append(labels)
+            tell("probing", done, len(images))
     features, labels = processes.rows(torch.cat(found), len(images)), processes.rows(torch.cat(answers), len(images))
     return torch.cat([part.transpose(0, 1).flatten(0, 1) for part in features.split(batch)]), torch.cat(
         [part.repeat(views, *[1] * (part.ndim - 1)) for part in labels.split(batch)]
     )
+
+
+def _first(images: ImageDataset, device: torch.device) -> Tensor:
+    """An image as the network reads it, (1, 3, crop, crop): a split's first, or black where it has none."""
+    side = images.preprocess.crop
+    pixels = images[0, 0][0][None] if len(images) else torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    return to_input(pixels, images.preprocess, device)
 
 
 def _plain(images: ImageDataset, batch: int, processes: Processes) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -117,7 +117,8 @@ def _default(model: bytes, open_one: Callable[[Runtime], Engine], threads: int, 
 
     design, here = design_of(model), machine()
     # by what is computed alone, so that a design's measurement and its bundle's choose alike
-    about = (threads, precision, repr(design.spec), here["processor"], here["threads"], levels(precision), VERSION, *map(_version, can))
+    able = [level.name for level in levels(precision)]
+    about = (threads, precision, repr(design.spec), here["processor"], here["threads"], able, VERSION, *map(_version, can))
     image = (design.spec.in_channels, design.resolution, design.resolution)
     return fastest(can, open_one, [np.zeros((count, *image), np.float32) for count in sorted({1, batch})], about=about)
 

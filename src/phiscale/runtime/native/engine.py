@@ -32,7 +32,7 @@ class Outputs:
 class Native:
     """An Engine. Any image size and batch; calls from several threads take turns; not to be used in a fork of the process that made it.
 
-    weights  folded, `stages.0.0.expand.weight`, `….bias`, as deploy/fold.py makes them and a bundle's graph carries them
+    weights  folded, `stages.0.0.expand.weight`, `….bias`, as runtime/fold.py makes them and a bundle's graph carries them
     threads    batches are split over them by images, what is left of a batch by rows and channels
     precision  "f32", "bf16" or "int8" (1x1 convolutions, the rest in bf16); "auto" is the faster of the first two that this processor has
     ranges     of int8: of what each 1x1 convolution is going to read; one without runs in bf16
