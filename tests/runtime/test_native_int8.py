@@ -195,7 +195,7 @@ def test_layers_without_a_range_stay_as_in_bf16() -> None:
     assert 0 < np.linalg.norm(only - plain) < 0.5 * np.linalg.norm(whole_network - plain)
 
 
-def test_int8_is_only_where_every_instruction_is_and_ranges_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_never_the_default_and_only_where_every_instruction_is_and_ranges_are(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = random_weights(SMALL)
     model = graph(Design(spec=SMALL, resolution=64), weights)
     ready = with_ranges(model, {"head": HEAD}).SerializeToString()
