@@ -180,7 +180,7 @@ void pack_bytes([[maybe_unused]] Arena &arena, [[maybe_unused]] P &packed, [[may
         for (int o = 0; o < out; o++, weights += in) {
             float most = 0;
             for (int i = 0; i < in; i++) most = std::max(most, std::fabs(weights[i]));
-            const float step = most > 0 ? most / MOST_WEIGHT : 1;
+            const float step = std::max(most, 1e-30f) / MOST_WEIGHT;  // of nothing but zeros too
             int sum = 0;
             float drift = 0;
             for (int i = 0; i < in; i++) {
