@@ -144,18 +144,6 @@ def test_a_predictor_says_what_it_is(predictor: Predictor) -> None:
     assert (predictor.engine.precision, predictor.engine.threads) == ("f32", 1)
 
 
-def test_an_engine_that_is_still_opening_answers_alike_and_says_what_failed(bundle: Path, files: list[Path]) -> None:
-    waited = load(bundle, runtime="onnxruntime", threads=1)
-    opening = load(bundle, runtime="onnxruntime", threads=1, wait=False)
-    assert opening.predict(files) == waited.predict(files)
-    assert opening.engine.threads == 1
-    wrong = load(bundle, runtime="tensorrt", wait=False)
-    with pytest.raises(ArgumentError, match="no runtime 'tensorrt'"):
-        wrong.predict(files)
-    with pytest.raises(ArgumentError, match="no runtime 'tensorrt'"):
-        _ = wrong.engine
-
-
 def test_the_default_is_the_first_runtime_that_is_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "machine_lacks", lambda: "not here")  # tests/runtime/test_native.py has that default
     assert load(bundle).runtime == RUNTIMES[0]

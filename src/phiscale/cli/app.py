@@ -1,5 +1,6 @@
 """All commands, one line each, imported when they are asked for; and how every one of them ends."""
 
+import gc
 import os
 import sys
 import traceback
@@ -87,6 +88,7 @@ def command_line() -> NoReturn:
     `predict` leaves the shortest way, as taking down the interpreter and an engine that nobody needs again is an eighth of a first
     prediction's time. It has no files open and no children.
     """
+    gc.set_threshold(100_000)  # imports make objects that stay, and looking through them again and again is 7 ms of a first prediction
     status = main()
     if sys.argv[1:2] == ["predict"]:
         os._exit(status)

@@ -15,7 +15,7 @@ from phiscale.cli.options import Json, Runtime, Threads
 from phiscale.errors import ArgumentError, ImageError
 from phiscale.runtime.engines import Engine, quickest
 from phiscale.runtime.image import printable
-from phiscale.runtime.predictor import Prediction, Predictor, load
+from phiscale.runtime.predictor import Prediction, load
 
 FEW = 32  # images, which the runtime that starts first is sooner done with than the fastest
 
@@ -51,11 +51,14 @@ def command(
     """
     if as_json and as_csv:
         raise ArgumentError("--json and --csv are two formats; give one")
-    hurry = runtime is None and precision == "f32" and _few(files)
-    predictor = load(model, runtime=quickest() if hurry else runtime, threads=threads, precision=precision, wait=not hurry)
-    counted = _Counted(predictor.stream(expanded(files), top=top, threshold=threshold), predictor)
+    if runtime is None and precision == "f32" and _few(files):
+        runtime = quickest()
+    predictor = load(model, runtime=runtime, threads=threads, precision=precision)
+    engine = predictor.engine
+    say(f"{predictor.design.name}, {predictor.design.resolution} px, by {engine.name} ({engine.precision}, {engine.threads} threads)")
+    counted = _Counted(predictor.stream(expanded(files), top=top, threshold=threshold))
     if as_json:
-        _print_json(counted, predictor)
+        _print_json(counted, engine)
     elif as_csv:
         _print_csv(counted)
     else:
@@ -95,16 +98,13 @@ def expanded(arguments: Sequence[str]) -> Iterator[str]:
 
 
 class _Counted:
-    """The predictions, counted as they pass; what computes them is said with the first."""
+    """The predictions, counted as they pass."""
 
-    def __init__(self, predictions: Iterable[Prediction], predictor: Predictor) -> None:
-        self._predictions, self._predictor, self.all, self.failed = predictions, predictor, 0, 0
+    def __init__(self, predictions: Iterable[Prediction]) -> None:
+        self._predictions, self.all, self.failed = predictions, 0, 0
 
     def __iter__(self) -> Iterator[Prediction]:
         for prediction in self._predictions:
-            if not self.all:
-                design, engine = self._predictor.design, self._predictor.engine
-                say(f"{design.name}, {design.resolution} px, by {engine.name} ({engine.precision}, {engine.threads} threads)")
             self.all += 1
             self.failed += prediction.error is not None
             yield prediction
@@ -122,11 +122,11 @@ def _row(prediction: Prediction, engine: Engine) -> dict[str, Any]:
     return row if prediction.error is None else row | {"error": prediction.error, "message": prediction.message}
 
 
-def _print_json(predictions: Iterable[Prediction], predictor: Predictor) -> None:
+def _print_json(predictions: Iterable[Prediction], engine: Engine) -> None:
     """One list, printed as it grows."""
     start = "["
     for prediction in predictions:
-        emit(start + json_text(_row(prediction, predictor.engine)))
+        emit(start + json_text(_row(prediction, engine)))
         start = ","
     emit("]" if start == "," else "[]")
 

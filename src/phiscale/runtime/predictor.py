@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from os import PathLike, fspath
 from pathlib import Path
@@ -21,7 +20,6 @@ from phiscale.errors import ArgumentError, ImageError
 from phiscale.runtime.bundle import Bundle, read_bundle
 from phiscale.runtime.engines import Engine, Precision, open_engine
 from phiscale.runtime.image import read_image, upright_rgb
-from phiscale.runtime.machine import available_threads
 from phiscale.runtime.transform import to_array
 
 if TYPE_CHECKING:
@@ -57,7 +55,6 @@ def load(
     threads: int | None = None,
     precision: Precision = "f32",
     batch: int | None = None,
-    wait: bool = True,
 ) -> "Predictor":
     """The predictor of a bundle, or of a run folder that holds one.
 
@@ -67,35 +64,20 @@ def load(
     precision  "f32", the PyTorch model's answers; "auto", the engine's fastest (bf16 where the processor has it): parity.json says
                how far that is from the PyTorch model, bench.json how much faster; "int8", of a bundle that was exported with int8
     batch      images that are computed at a time
-    wait       False: come back while a thread opens the engine, so that images are decoded meanwhile; whoever asks for it first waits
     BundleError for a folder that is incomplete or was changed; MissingExtraError where no runtime is installed.
     """
     bundle = read_bundle(path)
     if batch is not None and batch < 1:
         raise ArgumentError(f"batch must be at least 1, got {batch}")
     size = batch or BATCH
-    opened = partial(open_engine, bundle.model, runtime=runtime, threads=threads, precision=precision, batch=size)
-    if wait:
-        return Predictor(bundle, opened(), batch=size)
-    with_thread = ThreadPoolExecutor(1, "open")
-    predictor = Predictor(bundle, with_thread.submit(opened), batch=size)
-    with_thread.shutdown(wait=False)
-    return predictor
+    return Predictor(bundle, open_engine(bundle.model, runtime=runtime, threads=threads, precision=precision, batch=size), batch=size)
 
 
 class Predictor:
     """A bundle that is ready to run; `load` makes one."""
 
-    def __init__(self, bundle: Bundle, engine: Engine | Future[Engine], *, batch: int) -> None:
-        self.bundle, self.batch = bundle, batch
-        self._engine = engine
-
-    @property
-    def engine(self) -> Engine:
-        """What computes; opening it may have failed, which is raised here."""
-        if isinstance(self._engine, Future):
-            self._engine = self._engine.result()
-        return self._engine
+    def __init__(self, bundle: Bundle, engine: Engine, *, batch: int) -> None:
+        self.bundle, self.engine, self.batch = bundle, engine, batch
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -162,8 +144,7 @@ class Predictor:
             raise ArgumentError(f"batch must be at least 1, got {size}")
         waiting = enumerate([files] if isinstance(files, (str, bytes, PathLike, Image.Image)) else files)
         pending: deque[tuple[str, Future[NDArray[np.float32]]]] = deque()
-        decoders = available_threads() if isinstance(self._engine, Future) else self._engine.threads
-        with ThreadPoolExecutor(decoders, "decode") as pool:
+        with ThreadPoolExecutor(self.engine.threads, "decode") as pool:
 
             def ask(count: int) -> None:
                 for number, source in islice(waiting, count):
