@@ -81,6 +81,18 @@ def test_the_chosen_design_is_measured_again_and_the_search_goes_on_where_that_d
     assert len(asked) - 1 <= 3
 
 
+@pytest.mark.parametrize("disturbed", [0, 1, 2, 3])
+def test_a_measurement_that_sizes_do_not_explain_is_made_again(disturbed: int) -> None:
+    run, asked = machine_of(0.9, 0.1)
+
+    def measure(made: Design) -> LatencyStats:
+        return run(made).at_pace(30.0 if len(asked) == disturbed else 1.0)
+
+    found = search_latency(MINI, 20, measure=measure, confirm=run)
+    assert CLOSE * 20 <= found.stats.p50 <= SURE * 20
+    assert len(asked) <= MOST
+
+
 def test_a_machine_that_is_too_busy_to_measure_is_said() -> None:
     run, _ = machine_of(1, 0)
     times = iter(range(1, 99))

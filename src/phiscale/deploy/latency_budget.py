@@ -19,7 +19,7 @@ from phiscale.architecture.scaling import Coefficients, own_coefficients, scale
 from phiscale.atomic import write_text
 from phiscale.cost import cost
 from phiscale.cost.budget import SMALLEST_PHI, Budget, amount_text, fit_budget, largest_phi
-from phiscale.deploy.latency import LatencyStats, Setting, bench, setting, why_too_large
+from phiscale.deploy.latency import FEWEST, LatencyStats, Setting, bench, setting, why_too_large
 from phiscale.errors import ArgumentError, BudgetError, RunError
 from phiscale.runtime.engines import RUNTIMES, SHORT
 from phiscale.runtime.machine import machine
@@ -29,6 +29,7 @@ HEADROOM = 0.95  # of the limit is aimed at: a median moves by a few percent fro
 CLOSE = 0.90  # of the limit used is near enough to stop
 SURE = 0.98  # of the limit is the most that the last measurement of the chosen design may come to
 GUESS = 40e9  # multiply-adds a second of two threads in float32: only where the search starts, never an answer
+ODD = 3.0  # times as slow as another design's latency and both multiply-adds explain: a moment's disturbance, seen up to 30
 REFERENCE = "efficientnet_lite0"  # what every candidate takes turns with
 Measure = Callable[[Design], LatencyStats]
 
@@ -155,6 +156,10 @@ def search_latency(
         if made is not None and (not unconfirmed or left > (1 if seen else 3)):
             tried[cost(made).macs] = (made, measure(made))
             order.append(tried[cost(made).macs])
+            if (odd := _odd([(macs, stats.p50) for macs, (_, stats) in tried.items()])) is not None and left > 4:
+                doubted, before = tried[odd]
+                tried[odd] = (doubted, min(before, (confirm or measure)(doubted), key=lambda stats: stats.p50))
+                order.append(tried[odd])
         elif best is not None and unconfirmed:
             again = (confirm or measure)(best[0])
             order.append((best[0], again))
@@ -170,6 +175,20 @@ def search_latency(
     held = (*(pair for pair in order if pair != (best[0], last)), (best[0], last))
     binds = "memory of this machine" if by_machine and best[0] == most else "latency"
     return LatencyFit(design=best[0], stats=last, tried=held, binds=binds)
+
+
+def _odd(points: Sequence[tuple[int, float]]) -> int | None:
+    """The multiply-adds whose milliseconds neighbours in size don't explain: far more than in proportion, or than a larger design's.
+
+    >>> _odd([(100, 1.0), (400, 2.0), (800, 60.0)]), _odd([(100, 9.0), (400, 2.0)]), _odd([(100, 1.0), (800, 9.0)])
+    (800, 100, None)
+    """
+    for (small, before), (large, after) in pairwise(sorted(points)):
+        if after / before > ODD * large / small:
+            return large
+        if before > ODD * after:
+            return small
+    return None
 
 
 def _too_slow(latency_ms: float, baseline: str, order: Sequence[tuple[Design, LatencyStats]]) -> str:
@@ -232,7 +251,7 @@ def measured_in(where: Setting, *, cache: str | Path | None = None, seconds: flo
         except (KeyError, TypeError, ValueError):  # new, or written by another version
             (_, reference), (_, stats) = bench({REFERENCE: published(REFERENCE), "": made}, settings=(where,), seconds=seconds)
             beside = reference.p50
-            if path:
+            if path and stats.n >= FEWEST:
                 _remember(path, key, stats.to_dict() | {"reference_ms": round(beside, 4)})
         paces.append(beside)
         return stats.at_pace(paces[0] / beside)
