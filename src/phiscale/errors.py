@@ -8,6 +8,7 @@ PhiscaleError                  the command ends with `exit_status` and prints th
 ├── DataError                  1 · the images can't be used: empty, one class, labels that don't fit
 │   └── ImageError             1 · one file can't be used; has a `code` (see runtime/image.py)
 ├── WeightsError               1 · a weight file is broken, unsafe, or of another network; names the first keys that differ
+│   └── DownloadError          1 · their address can't be reached; names where to put the file by hand
 ├── BundleError                1 · a bundle is incomplete or was changed
 ├── RunError                   1 · a run folder or checkpoint is incomplete; the disk is full
 │   ├── DivergedError          1 · training came to numbers that are none; the same again would too
@@ -53,6 +54,10 @@ class ImageError(DataError):
 
 
 class WeightsError(PhiscaleError):
+    pass
+
+
+class DownloadError(WeightsError):
     pass
 
 

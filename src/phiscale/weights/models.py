@@ -16,7 +16,7 @@ from phiscale.architecture.catalog import design as published_design
 from phiscale.architecture.catalog import rows
 from phiscale.cost import cost
 from phiscale.cost.count import weight_bytes
-from phiscale.errors import ArgumentError, WeightsError
+from phiscale.errors import ArgumentError, DownloadError, WeightsError
 from phiscale.nn import Features, Network, dilate
 from phiscale.nn.network import Pooling, initialise_as_torch
 from phiscale.runtime.machine import free_bytes
@@ -113,9 +113,10 @@ def create_model(
     features_only   feature maps instead of logits: see `Features` for `out_indices`, `.channels`, `.reductions`
     num_classes     None: as the network's; 0: pooled features; other than the weights' own: the classifier starts afresh
     in_channels     other than the weights' own: their stem is summed (1 channel) or repeated, never started afresh
-    weights         None (random); "auto": the best by published top-1 on this machine, else the best that can be downloaded
-                    (the logger `phiscale` says which), and for a size that nobody published, those of the nearest of its
-                    family, carried over (see `inherit`); a record's name; an address; a file; a folder that save_model wrote
+    weights         None (random); "auto": the best by published top-1 on this machine, else the best that can be downloaded (the logger
+                    `phiscale` says which); for a size that nobody published, and where nothing can be downloaded, those of the
+                    nearest of its family, carried over (see `inherit`; in the latter case with a warning); a record's name; an
+                    address; a file; a folder that save_model wrote
     numerics        "tf" or "torch": says which, where a weight file fits both (timm's `tf_` networks and their twins);
                     without weights, what the network computes with (None: as published)
     dropout, drop_path, bn_momentum   of the recipe; 0, 0 and 0.01 unless said
@@ -253,7 +254,14 @@ def _own_state(spec: NetworkSpec, weights: str | Path | Record, said: Numerics |
             return state, loaded
         record = best(spec)
         logging.getLogger("phiscale").info("weights: %s (published top-1 %s %%)", record.name, record.top1)
-        return _from_record(spec, record, said)
+        try:
+            return _from_record(spec, record, said)
+        except DownloadError as error:
+            if at_hand(nearest(spec)) is None:
+                raise
+            state, loaded = _inherited(spec, None)
+            logging.getLogger("phiscale").warning("weights: %s; in their place: %s", error, loaded.inheritance)
+            return state, loaded
     if isinstance(weights, str) and weights.startswith(("https://", "http://")):
         record = published_at(weights)
         return _from_record(spec, record, said) if record else _from_file(spec, download(weights, checksum=checksum_in(weights)), said)
