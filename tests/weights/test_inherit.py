@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -57,7 +57,19 @@ def assert_same_answers(a: Tensor, b: Tensor) -> None:
     assert (a - b).abs().max() <= RTOL * a.abs().max().clamp_min(1e-30)
 
 
+# an even kernel's own pixel is before its middle; a channel that widens to two has an expansion that it had not
+EVEN = NetworkSpec(
+    stages=(
+        Stage(kind="fused", depth=1, width=1, kernel=1, expand=0.5),
+        Stage(kind="fused", depth=1, width=1, kernel=2, expand=0.5, skip=False),
+    ),
+    stem=Stem(widths=(1,), kernel=1, stride=1), head_width=0, activation="relu",
+)  # fmt: skip
+
+
 @given(spec=specs, width=st.floats(1, 3), depth=st.floats(1, 3))
+@example(spec=EVEN, width=1.0, depth=2.0)
+@example(spec=EVEN, width=2.0, depth=1.0)
 @settings(max_examples=20, deadline=None)
 def test_what_is_said_to_be_exact_is(spec: NetworkSpec, width: float, depth: float) -> None:
     spec = replace(spec, num_classes=spec.num_classes or 2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from phiscale.architecture.layout import layout
-from phiscale.errors import ArgumentError, WeightsError
+from phiscale.errors import PhiscaleError
 from phiscale.kernels.precision import has_bf16
 from phiscale.nn import Network
 from phiscale.nn.network import pool
@@ -64,11 +64,15 @@ def _native(model: Network, first: Tensor, precision: str, pooled: Callable[[Ten
     try:
         weights = folded(model.spec, {key: state[key].float().numpy() for key in layout(model.spec)})
         engine = Native(model.spec, weights, threads=torch.get_num_threads(), precision=precision)
-    except (ArgumentError, WeightsError, KeyError):  # another processor, a block that it doesn't know, weights that are no numbers
+    except (PhiscaleError, KeyError):  # another processor, a block that it doesn't know, weights that are no numbers
         return None
-    want, got = pooled(first), torch.from_numpy(engine.outputs(first.numpy(), embedding=True).embedding)
-    off = float((got - want).abs().max()) / max(1e-30, float(want.abs().max()))
-    if off <= AGREE[precision]:
+    try:
+        want, got = pooled(first), torch.from_numpy(engine.outputs(first.numpy(), embedding=True).embedding)
+        off = float((got - want).abs().max()) / max(1e-30, float(want.abs().max()))
+        agrees = off <= AGREE[precision]
+    except PhiscaleError:  # an image that is too small or too large for it
+        agrees = False
+    if agrees:
         return engine
     engine.close()
     return None

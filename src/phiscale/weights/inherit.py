@@ -267,9 +267,9 @@ class _Carrying:
         if name is None:
             return
         before = replace(layer, name=name)
-        if before.weight not in self.state:  # the blocks differ in more than width; `compare` has said so
-            return
-        weight = self.state[before.weight]
+        weight = self.state.get(before.weight)
+        if weight is None or (weight.ndim > 2 and weight.shape[-2:] != own[layer.weight].shape[-2:]):
+            return  # the blocks differ in more than width; `compare` has said so
         out_axis, in_axis = _axes(weight)
         rows = self.choice(layer.writes, weight.shape[out_axis], self.shapes[layer.weight][out_axis])
         made = weight.index_select(out_axis, rows)
@@ -354,7 +354,7 @@ class _Carrying:
         weight = torch.zeros_like(own[f"{name}.conv.weight"])
         out, w_in, kernel, _ = weight.shape
         for channel in range(out):
-            weight[channel, channel % w_in, kernel // 2, kernel // 2] = 1
+            weight[channel, channel % w_in, (kernel - 1) // 2, (kernel - 1) // 2] = 1  # the pixel itself, for even kernels too
         own[f"{name}.conv.weight"] = weight
         ones, zeros = torch.ones(out, dtype=weight.dtype), torch.zeros(out, dtype=weight.dtype)
         own[f"{name}.bn.weight"] = ones * math.sqrt(1 + self.target.bn_eps)
