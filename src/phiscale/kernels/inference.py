@@ -1,4 +1,4 @@
-"""A network in evaluation, computed by the native engine where that can: in float32 the module's answers, in a third of the time."""
+"""A network in evaluation, computed by the native engine where that can: in float32 the module's answers, sooner."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
