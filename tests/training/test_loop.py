@@ -17,6 +17,7 @@ from phiscale.errors import ArgumentError, DivergedError, RunError, StoppedError
 from phiscale.training import Compute, Outcome, Recipe, checkpoint, train
 from phiscale.training.guard import Guard
 from phiscale.training.log import Log
+from phiscale.training.optim import Sgd
 from phiscale.training.pace import Pace
 from phiscale.training.rates import Rates, range_test
 from phiscale.training.stop import Stop
@@ -123,13 +124,13 @@ def test_float16_without_a_gpu_is_refused(images: ImageSet, tmp_path: Path) -> N
 
 def test_clipping_bounds_the_gradients(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
-    step = torch.optim.SGD.step
+    step = Sgd.step
 
-    def seen(self: torch.optim.SGD, *args: Any) -> Any:
+    def seen(self: Sgd, *args: Any) -> Any:
         norms.append(torch.nn.utils.get_total_norm([p.grad for g in self.param_groups for p in g["params"]]).item())
         return step(self, *args)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", seen)
+    monkeypatch.setattr(Sgd, "step", seen)
     run(images, tmp_path / "free", certain(epochs=1))
     run(images, tmp_path / "bound", certain(epochs=1, clip=0.1))
     assert max(norms[:5]) > 0.1
@@ -359,3 +360,29 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(tmp_path: Path) ->
         assert len(list(small.iterdir())) == 1
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+LIGHT = """
+import sys, tempfile
+from pathlib import Path
+import torch
+from pictures import PREPROCESS, certain, draw, network
+from phiscale.training import Compute, train
+
+folder = Path(tempfile.mkdtemp(dir=sys.argv[1]))
+for optimizer in ("sgd", "adamw", "rmsprop"):
+    recipe = certain(epochs=1, optimizer=optimizer, learning_rate=1e-3, probe=True)
+    own = folder / optimizer
+    train(network(recipe), draw(own), recipe=recipe, preprocess=PREPROCESS, folder=own / "run", compute=Compute())
+    print(sorted({"torch._dynamo", "torch.distributed.tensor", "sympy"} & set(sys.modules)))
+"""
+
+
+def test_a_training_that_is_not_compiled_imports_no_compiler(tmp_path: Path) -> None:
+    """A second of start-up and 150 MiB, which each of torch's optimisers and of `custom_op`'s operators asks for when first used."""
+    import subprocess
+    import sys
+
+    places = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", LIGHT, tmp_path], capture_output=True, text=True, env={**os.environ, **places})
+    assert done.stdout.split("\n") == ["[]", "[]", "[]", ""], done.stdout + done.stderr

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
+from torch.library import register_autograd, register_fake
 
 from phiscale.errors import ArgumentError
-from phiscale.kernels.library import call
+from phiscale.kernels.library import call, operator
 from phiscale.kernels.norm import CL, _affine, _floats, _map, _plain, slopes
 from phiscale.nn.layers import Conv2d
 
@@ -27,7 +27,7 @@ def replaceable(conv: Conv2d) -> bool:
     )
 
 
-@custom_op("phiscale::depthwise", mutates_args=())
+@operator
 def depthwise(
     x: Tensor,
     weight: Tensor,
@@ -55,14 +55,16 @@ def depthwise(
     return y, of_mean, of_var
 
 
-@depthwise.register_fake
-def _(x: Tensor, weight: Tensor, stride: int, size: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_depthwise(x: Tensor, weight: Tensor, stride: int, size: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     del weight, stride
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=CL)
     return y, _floats(x, x.shape[1]), _floats(x, x.shape[1])
 
 
-@custom_op("phiscale::depthwise_backward", mutates_args=())
+register_fake("phiscale::depthwise", _fake_depthwise)
+
+
+@operator
 def depthwise_backward(
     g: Tensor,
     x: Tensor,
@@ -95,12 +97,14 @@ def depthwise_backward(
     return tuple(_floats(x, 0) if t is None else t for t in (dx, dw, both))  # pyright: ignore[reportReturnType]
 
 
-@depthwise_backward.register_fake
-def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_depthwise_backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     _, x, weight, _, _, norm_weight, _, _, _, _, _, needs_x, needs_weight = inputs
     dx = torch.empty_like(x, memory_format=CL) if needs_x else _floats(x, 0)
     both = _floats(x, 2, x.shape[1]) if needs_x and norm_weight is not None else _floats(x, 0)
     return dx, _floats(x, *weight.shape) if needs_weight else _floats(x, 0), both
+
+
+register_fake("phiscale::depthwise_backward", _fake_depthwise_backward)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -119,7 +123,7 @@ def _backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return dx if needs_x else None, dw.to(weight.dtype) if needs_weight else None, None, None, None, *of_norm, None, None, None, None
 
 
-depthwise.register_autograd(_backward, setup_context=_save)
+register_autograd("phiscale::depthwise", _backward, setup_context=_save)
 
 
 def _norm(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, rstd: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -25,6 +25,7 @@ class Inference:
     logits: Callable[[Tensor], Tensor]
     pooled: Callable[[Tensor], Tensor]
     by: str  # "native" or "torch"
+    layout: torch.memory_format  # the one that images are taken in as they are
 
 
 @contextmanager
@@ -44,15 +45,19 @@ def inference(model: Network, first: Tensor | None, *, bf16: bool = False) -> Ge
 
     engine = None if first is None else _native(model, first, "bf16" if bf16 and has_bf16() else "f32", pooled)
     if engine is None:
-        yield Inference(logits, pooled, "torch")
+        yield Inference(logits, pooled, "torch", torch.channels_last)
         return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would wait busily after each operator, on the cores that the engine works on
     try:
         yield Inference(
             lambda images: torch.from_numpy(engine(images.numpy())),
             lambda images: torch.from_numpy(engine.outputs(images.numpy(), embedding=True).embedding),
             "native",
+            torch.contiguous_format,
         )
     finally:
+        torch.set_num_threads(threads)
         engine.close()
 
 

@@ -6,6 +6,7 @@ slower. PHISCALE_KERNELS=off does without it, PHISCALE_KERNELS=portable (avx2, a
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,19 @@ VERSION: Final = 2  # of source/'s interface
 SETTING: Final = "PHISCALE_KERNELS"
 _NAMES = {"avx512bf16": "AVX-512 with bfloat16", "avx512": "AVX-512", "avx2": "AVX2", "portable": "portable"}
 _BUILDS = {"AVX512": ("avx512", "avx2", "portable"), "AVX2": ("avx2", "portable")}  # by what torch says of the processor
+_OPERATORS = torch.library.Library("phiscale", "DEF")
+
+
+def operator(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, on the processor, as torch.ops.phiscale.NAME; `register_fake` and `register_autograd` of torch.library add the rest.
+
+    Not torch.library.custom_op, whose operators import torch.compile's machinery when they are first called: a second of start-up.
+    """
+    name = function.__name__
+    schema = torch.library.infer_schema(function, mutates_args=())
+    _OPERATORS.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _OPERATORS.impl(name, function, "CPU")
+    return getattr(torch.ops.phiscale, name).default
 
 
 def library() -> ctypes.CDLL | None:

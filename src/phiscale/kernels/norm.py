@@ -10,16 +10,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.library import custom_op
+from torch.library import register_autograd, register_fake
 
-from phiscale.kernels.library import call
+from phiscale.kernels.library import call, operator
 
 CL = torch.channels_last
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3, nn.SiLU: 4}
 _SILU = 4
 
 
-@custom_op("phiscale::moments", mutates_args=())
+@operator
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """(B, C, H, W) -> mean and biased variance of the channels, each (C) float32."""
     x = x.contiguous(memory_format=CL)
@@ -28,12 +28,14 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-@moments.register_fake
-def _(x: Tensor) -> tuple[Tensor, Tensor]:
+def _fake_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return _floats(x, x.shape[1]), _floats(x, x.shape[1])
 
 
-@custom_op("phiscale::norm_act", mutates_args=())
+register_fake("phiscale::moments", _fake_moments)
+
+
+@operator
 def norm_act(
     x: Tensor,
     weight: Tensor,
@@ -59,12 +61,14 @@ def norm_act(
     return y
 
 
-@norm_act.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
+def _fake_norm_act(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=CL)
 
 
-@custom_op("phiscale::norm_act_backward", mutates_args=())
+register_fake("phiscale::norm_act", _fake_norm_act)
+
+
+@operator
 def norm_act_backward(
     g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, act: int, batch: bool, gate: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,10 +89,12 @@ def norm_act_backward(
     return dx, both[1].clone(), both[0].clone()
 
 
-@norm_act_backward.register_fake
-def _(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_norm_act_backward(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     del g
     return torch.empty_like(x, memory_format=CL), torch.empty_like(weight), torch.empty_like(bias)
+
+
+register_fake("phiscale::norm_act_backward", _fake_norm_act_backward)
 
 
 def _save_norm_act(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -104,10 +110,10 @@ def _norm_act_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dweight, dbias, None, None, None, None, None, None if ctx.residual is None else g.to(ctx.residual)
 
 
-norm_act.register_autograd(_norm_act_backward, setup_context=_save_norm_act)
+register_autograd("phiscale::norm_act", _norm_act_backward, setup_context=_save_norm_act)
 
 
-@custom_op("phiscale::norm_act_gated", mutates_args=())
+@operator
 def norm_act_gated(
     x: Tensor,
     weight: Tensor,
@@ -139,15 +145,17 @@ def norm_act_gated(
     return y, pooled, hidden, gate
 
 
-@norm_act_gated.register_fake
-def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_norm_act_gated(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, _, _, _, _, _, _, reduce, *_ = inputs
     batches, channels = x.shape[:2]
     pooled, gate = (_floats(x, batches, channels) for _ in range(2))
     return torch.empty_like(x, memory_format=CL), pooled, _floats(x, batches, reduce.shape[0]), gate
 
 
-@custom_op("phiscale::norm_act_gated_backward", mutates_args=())
+register_fake("phiscale::norm_act_gated", _fake_norm_act_gated)
+
+
+@operator
 def norm_act_gated_backward(
     g: Tensor,
     x: Tensor,
@@ -181,11 +189,13 @@ def norm_act_gated_backward(
     return dx, both[1].clone(), both[0].clone(), *of_gate
 
 
-@norm_act_gated_backward.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_norm_act_gated_backward(*inputs: Any) -> tuple[Tensor, ...]:
     _, x, weight, bias, _, _, _, _, reduce, expand, *_ = inputs
     small = weight, bias, reduce, reduce[:, 0], expand, expand[:, 0]
     return torch.empty_like(x, memory_format=CL), *(torch.empty_like(t) for t in small)
+
+
+register_fake("phiscale::norm_act_gated_backward", _fake_norm_act_gated_backward)
 
 
 def _save_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -200,7 +210,7 @@ def _gated_backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...
     return dx, dweight, dbias, None, None, None, None, *of_gate, None
 
 
-norm_act_gated.register_autograd(_gated_backward, setup_context=_save_gated)
+register_autograd("phiscale::norm_act_gated", _gated_backward, setup_context=_save_gated)
 
 
 def slopes(both: Tensor, scale: Tensor, rstd: Tensor, x: Tensor, batch: bool) -> tuple[Tensor | None, Tensor | None]:

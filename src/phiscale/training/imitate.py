@@ -11,12 +11,14 @@ from phiscale.data.transform import normalise
 from phiscale.kernels import accelerate, restore
 from phiscale.nn import Network
 from phiscale.training.objective import Teacher, distillation
+from phiscale.training.optim import AdamW, without_compiler
 from phiscale.training.recipe import Loss, Schedule
 
 Progress = Callable[[str, int, int], None]  # (what, done, total), in images
 RATE, BATCH = 1e-3, 32  # AdamW's rate at its highest; images a step
 
 
+@without_compiler()
 def imitate(student: Network, source: Teacher, images: ImageDataset, *, steps: int, tell: Progress | None = None) -> None:
     """Change the weights of `student`, all of them, in `steps` steps of distillation from `source` on `images` as training varies them.
 
@@ -26,7 +28,7 @@ def imitate(student: Network, source: Teacher, images: ImageDataset, *, steps: i
     device = next(student.parameters()).device
     student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     accelerate(student).train()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=0.02)
+    optimizer = AdamW(student.parameters(), lr=RATE, weight_decay=0.02)
     schedule, part = Schedule(warmup=0.2), Loss(temperature=2.0)
     loader = make_loader(images, batch=min(BATCH, len(images)), shuffle=True)
 

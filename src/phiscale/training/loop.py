@@ -35,7 +35,7 @@ from phiscale.training.guard import Guard
 from phiscale.training.log import Log
 from phiscale.training.metrics import Scores, correct, scores
 from phiscale.training.objective import Objective, Teacher
-from phiscale.training.optim import make_optimizer
+from phiscale.training.optim import make_optimizer, without_compiler
 from phiscale.training.pace import LONGEST, Pace
 from phiscale.training.probe import fit_probe, probe_loss
 from phiscale.training.processes import Processes
@@ -106,7 +106,7 @@ def train(
         workers=workers, processes=processes or Processes(), stop=stop or Stop(), tensorboard=tensorboard,
         targets=targets, teacher=teacher, tell=progress or _silent, say=say or _mute, judged=judged,
     )  # fmt: skip
-    with training.processes.together(), warnings.catch_warnings():
+    with training.processes.together(), warnings.catch_warnings(), without_compiler():
         # pointwise kernels give gradients in a layout of their own; what DDP warns of is one small copy
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return training.run(seconds)
@@ -243,7 +243,9 @@ class _Training:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.ema = Ema(self.network, self.recipe.ema_decay) if self.recipe.ema_decay else None
         forward: Any = _Forward(self.network)
-        self.model, self.optimizer = self.accelerator.prepare(compiled(forward) if self.compute.compile else forward, optimizer)
+        made = compiled(forward) if self.compute.compile else forward
+        # both are placed already; to place them accelerate would import torch.distributed.tensor: half a second
+        self.model, self.optimizer = self.accelerator.prepare(made, optimizer, device_placement=[False, False])
 
     # --- an epoch --------------------------------------------------------------------------------
 
@@ -543,7 +545,7 @@ def evaluate(
     outputs, answers = [], []
     with inference(model, None if by_torch else _first(images, device)) as answer:
         for pixels, labels, done in _plain(images, batch, processes):
-            outputs.append(answer.logits(to_input(pixels, images.preprocess, device)))
+            outputs.append(answer.logits(to_input(pixels, images.preprocess, device, answer.layout)))
             answers.append(labels)
             if tell is not None:
                 tell("evaluating", done, len(images))
@@ -563,7 +565,7 @@ def _features(
     found, answers = [], []
     with inference(model, _first(images, device), bf16=bf16) as answer:
         for pixels, labels, done in _plain(images, batch, processes):
-            seen = [answer.pooled(to_input(view, images.preprocess, device)) for view in (pixels, pixels.flip(3))[:views]]
+            seen = [answer.pooled(to_input(view, images.preprocess, device, answer.layout)) for view in (pixels, pixels.flip(3))[:views]]
             found.append(torch.stack(seen, 1))
             answers.append(labels)
             tell("probing", done, len(images))

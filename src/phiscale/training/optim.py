@@ -1,6 +1,8 @@
 """Optimisers: TensorFlow's form of RMSProp, the rest torch's; and which parameters learn at which rate, with which decay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from inspect import unwrap
 from typing import Any, assert_never, cast
 
 import torch
@@ -9,6 +11,25 @@ from torch import Tensor, nn
 from phiscale.architecture.plan import blocks
 from phiscale.nn import Network
 from phiscale.training.recipe import Recipe
+
+_UNTRACED = "__dynamo_disable"  # torch/_compile.py: where a function that torch.compile must leave alone keeps its untraced form
+
+
+@contextmanager
+def without_compiler() -> Generator[None]:
+    """Inside, torch.optim doesn't import torch.compile's machinery, a second and 150 MiB, only to ask to be left alone by it.
+
+    Nobody traces its methods here, so that the untraced form of each is itself. Where torch keeps that elsewhere, nothing happens.
+    """
+    methods = (getattr(method, "__wrapped__", None) for method in vars(torch.optim.Optimizer).values())
+    found = [method for method in methods if method is not None and not hasattr(method, _UNTRACED)]
+    for method in found:
+        setattr(method, _UNTRACED, method)
+    try:
+        yield
+    finally:
+        for method in found:
+            delattr(method, _UNTRACED)
 
 
 class RMSProp(torch.optim.Optimizer):
@@ -52,6 +73,18 @@ class RMSProp(torch.optim.Optimizer):
         return loss
 
 
+class Sgd(torch.optim.SGD):
+    """torch's, whose `step` imports torch.compile's machinery to end a graph there."""
+
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+
+
+class AdamW(torch.optim.AdamW):
+    """As `Sgd`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
 def _foreach(name: str, *args: Any, **options: Any) -> Any:
     return getattr(torch, f"_foreach_{name}")(*args, **options)
 
@@ -61,9 +94,9 @@ def make_optimizer(recipe: Recipe, network: Network, *, rate: float) -> torch.op
     groups = parameter_groups(recipe, network, rate=rate)
     match recipe.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+            return Sgd(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
         case "adamw":
-            return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999))
+            return AdamW(groups, betas=(recipe.momentum, 0.999))
         case "rmsprop":
             return RMSProp(groups, lr=rate, momentum=recipe.momentum)
         case _:

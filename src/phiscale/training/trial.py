@@ -19,7 +19,7 @@ from phiscale.training.ema import Ema
 from phiscale.training.log import peak_bytes
 from phiscale.training.loop import compiled, make_accelerator, to_input
 from phiscale.training.objective import Objective
-from phiscale.training.optim import make_optimizer
+from phiscale.training.optim import make_optimizer, without_compiler
 from phiscale.training.recipe import Recipe
 from phiscale.weights import create_model
 
@@ -51,6 +51,7 @@ def main() -> int:
     return 0
 
 
+@without_compiler()
 def take_steps(
     design: Design, batch: int, recipe: Recipe, compute: Compute, accelerator: Accelerator, *, most: int = 2, patience: float = 0.0
 ) -> list[float]:
@@ -69,7 +70,7 @@ def take_steps(
     optimizer = make_optimizer(recipe, network, rate=1e-6)
     ema = Ema(network, recipe.ema_decay) if recipe.ema_decay else None
     made: Any = compiled(network) if compute.compile else network
-    model, optimizer = accelerator.prepare(made, optimizer)
+    model, optimizer = accelerator.prepare(made, optimizer, device_placement=[False, False])
     network.train()
     took: list[float] = []
     while len(took) < 2 or (len(took) < most and sum(took) < patience):

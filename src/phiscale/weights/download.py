@@ -75,6 +75,10 @@ def in_hub_cache(url: str) -> Path | None:
     place = hub_place(url)
     if place is None:
         return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if not Path(HF_HUB_CACHE, "models--" + place[0].replace("/", "--")).is_dir():
+        return None  # as it would say, without importing its client: 0.2 s
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(*place)
