@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from phiscale.errors import ArgumentError, BudgetError, DataError, UnknownNetworkError
+from phiscale.jobs.asked import Asked
 from phiscale.jobs.evaluate import evaluate
-from phiscale.jobs.fit import Asked, _Fit, fit, resume
+from phiscale.jobs.fit import _Fit, fit, resume
 from phiscale.jobs.watch import Watcher
 from phiscale.training import compute
 from phiscale.training.processes import Processes

@@ -57,8 +57,8 @@ REFUSED = {
 def test_what_can_not_end_well_is_refused_before_training(
     stripes: Path, tmp_path: Path, asked: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phiscale.jobs.fit.free_bytes", lambda: 1e9)
-    monkeypatch.setattr("phiscale.jobs.fit.latency_ms", lambda *_: 10_001.0)
+    monkeypatch.setattr("phiscale.jobs.plan.free_bytes", lambda: 1e9)
+    monkeypatch.setattr("phiscale.jobs.plan.latency_ms", lambda *_: 10_001.0)
     with pytest.raises(ArgumentError, match=says):
         fit(stripes, weights=None if "distill" in asked else "none", out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import torch
 from phiscale.cli import main
 from phiscale.errors import ArgumentError
 from phiscale.jobs import tune
-from phiscale.jobs.fit import Asked
+from phiscale.jobs.asked import Asked
 from phiscale.jobs.tune import largest
 from phiscale.jobs.watch import Watcher
 from phiscale.training import RECIPES, trial

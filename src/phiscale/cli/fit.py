@@ -176,7 +176,7 @@ def command(
 
 
 def _tune(images: str, given: dict[str, Any], changes: Any, *, rates: bool, as_json: bool) -> None:
-    from phiscale.jobs.fit import Asked
+    from phiscale.jobs.asked import Asked
     from phiscale.jobs.tune import find_batch, find_lr
 
     out = given.pop("out")

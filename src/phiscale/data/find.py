@@ -112,6 +112,15 @@ def find_images(
     )  # fmt: skip
 
 
+def fingerprint(found: ImageSet) -> str:
+    """A sum over names, labels and sizes: whether two sets are the same images."""
+    total = hashlib.sha256(repr(found.classes).encode())
+    for split, items in found.splits.items():
+        for item in items:
+            total.update(f"{split}\0{item.path.name!r}\0{item.labels or item.label}\0{item.path.stat().st_size}\n".encode())
+    return total.hexdigest()[:16]
+
+
 def find_labelled(
     source: str | Path,
     *,

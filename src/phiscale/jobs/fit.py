@@ -1,36 +1,31 @@
 """From a folder of images to a measured classifier: budget -> design -> weights -> training -> bundle -> report."""
 
-import hashlib
 import json
-import math
 import os
 import shlex
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import torch
 
 from phiscale.architecture import Design, Output, Preprocess
-from phiscale.architecture.block_strings import is_block_strings
-from phiscale.architecture.catalog import rows
 from phiscale.architecture.toml import dumps
 from phiscale.atomic import as_run_error, sweep, write_text
-from phiscale.cost import Budget
-from phiscale.cost.memory import training_bytes
-from phiscale.data.find import ImageSet, find_images
-from phiscale.data.load import ImageCache, ImageDataset, open_images, typical_side
+from phiscale.data.find import ImageSet, fingerprint
+from phiscale.data.load import ImageCache, ImageDataset, open_images
 from phiscale.deploy.bundle import export_bundle
 from phiscale.errors import ArgumentError, RunError, StoppedError
+from phiscale.jobs.asked import Asked, new_folder
 from phiscale.jobs.changes import Changes
-from phiscale.jobs.choose import choose_design, keeps, latency_ms, scaled_design
 from phiscale.jobs.lock import locked
 from phiscale.jobs.noisy_student import TABLE, PseudoLabels, label, read, unlabelled_files, with_labels, write
 from phiscale.jobs.noisy_student import targets as pseudo_targets
+from phiscale.jobs.plan import Plan, Planner
 from phiscale.jobs.run import (
     BUNDLE,
     DESIGN,
@@ -39,92 +34,28 @@ from phiscale.jobs.run import (
     RUN,
     SKIPPED,
     Run,
-    empty,
-    scaled_preprocess,
     write_predictions,
     write_skipped,
 )
 from phiscale.jobs.watch import Watcher
-from phiscale.kernels import status
-from phiscale.nn import Network
 from phiscale.report import write_card, write_report
-from phiscale.runtime.engines import choose
-from phiscale.runtime.fold import check_foldable
 from phiscale.runtime.image import printable
-from phiscale.runtime.machine import free_bytes, machine
+from phiscale.runtime.machine import machine
 from phiscale.runtime.transform import normalise
-from phiscale.training import Compute, Recipe, Scores, evaluate, train
+from phiscale.training import Recipe, Scores, evaluate, train
 from phiscale.training.compute import Precision
 from phiscale.training.imitate import imitate
 from phiscale.training.metrics import calibration_error, fit_temperature, many_scores
-from phiscale.training.objective import Teacher
 from phiscale.training.processes import TIMEOUT, Processes, processes
-from phiscale.training.recipes import named, read_recipe
 from phiscale.training.stop import Stop
-from phiscale.training.teacher import TaughtBy, load_teacher
+from phiscale.training.teacher import TaughtBy
 from phiscale.version import VERSION
 from phiscale.weights import create_model
-from phiscale.weights.models import Loaded, load_weights
+from phiscale.weights.models import Loaded
 from phiscale.weights.store import save_model
 
 AFTERWARDS = 10.0  # seconds that --minutes leaves for the bundle and the report: seen 4 to 8 here on an idle machine, 28 on a crowded one
 TEACHER = "teacher"  # inside a student's folder: the run that was trained first
-FLIP_HURTS = ("digits",)  # sets in which a mirror image is another thing
-SOURCE = "source"  # of `--distill`: the network that inherited weights came from
-IMITATED = 120  # steps of it, unless `imitate` says otherwise: what one trial was best served by (docs/recipes.md)
-RECONSIDERED = 2  # times, at most, a design that doesn't keep the latency when it is measured again
-LEAST = 0.4  # of the estimate of training's memory: what bfloat16 and frozen stages may spare
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a person asked of `fit`, as run.json keeps it and --resume reads it."""
-
-    images: str
-    data_root: str | None = None
-    multi_label: bool = False
-    network: str | None = None
-    coefficients: str | None = None
-    macs: str | None = None
-    params: str | None = None
-    memory: str | None = None
-    latency: str | None = None
-    runtime: str | None = None
-    weights: str | None = None
-    recipe: str | None = None
-    unlabelled: str | None = None
-    teacher: str | None = None
-    epochs: int | None = None
-    minutes: float | None = None
-    batch: int | None = None
-    learning_rate: float | None = None
-    clip: float | None = None
-    patience: int | None = None
-    resolution: int | None = None
-    flip: bool | None = None
-    precision: Precision = "auto"
-    accumulate: int = 1
-    compile: bool = False
-    channels_last: bool = True
-    sync_norms: bool = False
-    tensorboard: bool = False
-    seed: int = 0
-    threads: int | None = None
-    workers: int = 0
-    timeout: float = TIMEOUT
-    changes: dict[str, Any] = field(default_factory=dict[str, Any])  # of the recipe
-
-    @property
-    def command(self) -> str:
-        """The command that asks the same."""
-        words = ["phiscale", "fit", shlex.quote(printable(self.images))]
-        given = {part.name: getattr(self, part.name) for part in fields(self) if getattr(self, part.name) != part.default}
-        for part, value in (given | self.changes).items():
-            if part in ("images", "changes"):
-                continue
-            name = part.replace("_", "-")
-            words += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", shlex.quote(str(value))]
-        return " ".join(words)
 
 
 def fit(
@@ -206,7 +137,7 @@ def fit(
         changes={name: value for name, value in changes.items() if value is not None},
     )  # fmt: skip
     all_processes = processes(timeout)
-    folder = all_processes.decide(lambda: _new_folder(asked, None if out is None else Path(out)))
+    folder = all_processes.decide(lambda: new_folder(asked, None if out is None else Path(out)))
     if isinstance(recipe, Recipe):
         asked = replace(asked, recipe=str(folder / RECIPE))  # where it will be
     return _Fit(asked, folder, watch or Watcher(), all_processes, given=recipe if isinstance(recipe, Recipe) else None).run()
@@ -228,18 +159,6 @@ def resume(folder: str | Path, *, workers: int | None = None, timeout: float = T
     return _Fit(asked, Path(folder), watch or Watcher(), all_processes, resumed=about, workers=workers).run()
 
 
-class Ready(NamedTuple):
-    """What a training starts from."""
-
-    found: ImageSet
-    cache: ImageCache
-    design: Design
-    preprocess: Preprocess
-    recipe: Recipe
-    network: Network
-    teacher: Teacher | None
-
-
 class _Fit:
     def __init__(
         self,
@@ -252,21 +171,13 @@ class _Fit:
         resumed: dict[str, Any] | None = None,
         workers: int | None = None,
     ) -> None:
-        self.given, self.workers = given, asked.workers if workers is None else workers
+        self.workers = asked.workers if workers is None else workers
         self.asked, self.folder, self.processes, self.resumed = asked, folder, all_processes, resumed
         self.watch = watch if all_processes.main else Watcher()
+        self.planner = Planner(asked, folder, self.watch.say, processes=all_processes.count, given=given, resumed=resumed)
         self.begun = resumed is not None
-        self.runtime = None if asked.runtime is None else choose(asked.runtime)
-        self.designed_ms: float | None = None
         self.seconds: dict[str, float] = {}
         self.started = self.last = time.perf_counter()
-        self.budget = Budget.parse(macs=asked.macs, params=asked.params, memory=asked.memory, latency=asked.latency)
-        if asked.minutes is not None and not (asked.epochs is None and 0 < asked.minutes < 1e6):
-            raise ArgumentError(f"--minutes must be more than 0, and takes the place of --epochs; got {asked.minutes} and {asked.epochs}")
-        self.compute = Compute(
-            precision=(resumed or {}).get("precision", asked.precision), accumulate=asked.accumulate, compile=asked.compile,
-            channels_last=asked.channels_last, sync_norms=asked.sync_norms,
-        )  # fmt: skip
 
     def run(self) -> Run:
         """The whole job. Where a signal ends it, the error says how to go on."""
@@ -296,17 +207,18 @@ class _Fit:
 
     def work(self, held: ExitStack) -> None:
         """All steps, of which the first process alone writes; `held` until the end: the folder's lock."""
-        found, cache, design, preprocess, recipe, network, taught_by = self.ready()
+        found, cache, plan = self.ready()
+        design, preprocess, recipe, network = plan.design, plan.preprocess, plan.recipe, plan.network
         if self.processes.main:
-            self.begin(found, design, recipe, held)
+            self.begin(found, plan, held)
         self.begun = True
         if recipe.imitate:
-            body = self.processes.decide(lambda: self.imitated(network, found, recipe, preprocess, cache))
+            body = self.processes.decide(lambda: self.imitated(plan, found, cache))
             network.load_state_dict(network.state_dict() | body)
             self.clock("imitate")
         targets = None
         if recipe.pseudo.rounds:
-            labels = self.pseudo_labels(found, design, recipe)
+            labels = self.pseudo_labels(found, plan)
             found, cache = open_images(with_labels(found, labels), preprocess=preprocess)
             self.check_same(found)
             targets = pseudo_targets(found.splits["train"], labels, len(found.classes))
@@ -314,9 +226,9 @@ class _Fit:
                 self.about["pseudo_labels"] = self.about_pseudo_labels(labels, recipe, found)
             self.clock("teacher")
         outcome = train(
-            network, found, recipe=recipe, compute=self.compute, preprocess=preprocess, folder=self.folder, seed=self.asked.seed,
+            network, found, recipe=recipe, compute=plan.compute, preprocess=preprocess, folder=self.folder, seed=self.asked.seed,
             seconds=self.seconds_to_train(), cache=cache, workers=self.workers, processes=self.processes, stop=self.stop,
-            tensorboard=self.asked.tensorboard, targets=targets, teacher=taught_by, progress=self.watch.progress, say=self.watch.say,
+            tensorboard=self.asked.tensorboard, targets=targets, teacher=plan.teacher, progress=self.watch.progress, say=self.watch.say,
         )  # fmt: skip
         self.clock("train")
         if not self.processes.main:
@@ -334,41 +246,18 @@ class _Fit:
         self.clock("export")
         self.finish({"epoch": outcome.epoch, "stage": outcome.stage}, parts, output)
 
-    def ready(self) -> Ready:
+    def ready(self) -> tuple[ImageSet, ImageCache, Plan]:
         """Everything up to the first step, nothing of it written. What is read from files but the images, the first process reads."""
         threads = self.resumed.get("threads") if self.resumed is not None else self.asked.threads
         if threads:  # more or fewer would add in another order
             torch.set_num_threads(threads)
-        found = self.find()
-        design, preprocess, recipe, network, taught_by, self.loaded, self.compute = self.processes.decide(lambda: self.plan(found))
-        found, cache = open_images(found, preprocess=preprocess, progress=lambda done, total: self.watch.progress("reading", done, total))
+        # one process lays a data set by name out, the others find it
+        found = self.processes.decide(lambda: self.planner.find(self.watch.progress))
+        plan = self.processes.decide(lambda: self.planner.plan(found))
+        found, cache = self.planner.open(found, plan.preprocess, self.watch.progress)
         self.check(found)
         self.clock("data")
-        return Ready(found, cache, design, preprocess, recipe, network, taught_by)
-
-    def plan(self, found: ImageSet) -> tuple[Design, Preprocess, Recipe, Network, Teacher | None, Loaded | None, Compute]:
-        """What is trained on `found`, how, and from which weights."""
-        compute, why = self.compute.decided()
-        design, whole = self.design(found)
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch.compile" if compute.compile else status()
-        self.watch.say(f"training: {device}; {compute.precision}: {why if self.resumed is None else 'as it was begun'}")
-        recipe = self.recipe(len(found.splits["train"]), design)
-        self.weights = self.asked.weights or ("none" if recipe.from_random else "auto")
-        self.loaded = self.load(design)
-        preprocess = scaled_preprocess(self.normalisation(design), design, whole=whole)
-        recipe = self.recipe_as_asked(recipe)
-        if bool(recipe.pseudo.rounds) != (self.asked.unlabelled is not None):
-            raise ArgumentError("the recipe noisy_student and --unlabelled FOLDER, its images without labels, need each other")
-        if recipe.pseudo.rounds and self.asked.minutes is not None:
-            raise ArgumentError("--minutes are for one training, and noisy_student is several; give --epochs")
-        self.check_memory(design, min(recipe.batch, len(found.splits["train"])))
-        network = create_model(
-            design, num_classes=len(found.classes), dropout=recipe.dropout, drop_path=recipe.drop_path, bn_momentum=recipe.bn_momentum,
-            weights=self.weights_or_none(), seed=self.asked.seed,
-        )  # fmt: skip
-        design = replace(design, spec=network.spec)
-        taught_by = load_teacher(recipe.loss.distill, classes=found.classes, preprocess=preprocess) if recipe.loss.distill else None
-        return design, preprocess, recipe, network, taught_by, self.loaded, compute
+        return found, cache, plan
 
     def seconds_to_train(self) -> float | None:
         """What is left of the minutes that were asked for, but for the bundle and the report; None where none were."""
@@ -379,119 +268,7 @@ class _Fit:
 
     # --- before training -------------------------------------------------------------------------
 
-    def find(self) -> ImageSet:
-        asked, tell = self.asked, self.watch.progress
-        # one process lays a data set by name out, the others find it
-        found = self.processes.decide(
-            lambda: find_images(asked.images, seed=asked.seed, multi_label=asked.multi_label, data_root=asked.data_root, tell=tell)
-        )
-        for note in found.notes:
-            self.watch.say(note)
-        return found
-
-    def design(self, found: ImageSet) -> tuple[Design, bool]:
-        """What to train, and whether the images are so small that all of them is looked at."""
-        side, classes, said = typical_side(found), len(found.classes), list[str]()
-        if self.resumed is not None and (self.folder / DESIGN).is_file():
-            design = Design.read(self.folder / DESIGN)  # a latency measured again could choose another
-            self.designed_ms = self.resumed.get("designed_ms")
-        else:
-            most = 1e3 * (self.budget.latency or math.inf)
-            design, said = self.chosen(side, classes)
-            for _ in range(0 if self.asked.resolution else RECONSIDERED):
-                if (self.designed_ms or 0) > most:  # the machine has slowed down, which a new search sees
-                    design, said = self.chosen(side, classes)
-            if self.asked.resolution and self.budget and (not keeps(design, self.budget) or (self.designed_ms or 0) > most):
-                raise ArgumentError(
-                    f"{design.name} at {design.resolution} px does not keep {self.budget}; lower --resolution or leave it out"
-                )
-        if self.designed_ms is not None:
-            limit = 1e3 * (self.budget.latency or 0)
-            busy = ": more than was asked, after all; this machine is busy with something else" if self.designed_ms > limit else ""
-            said = [*said, f"latency: {self.designed_ms:.3g} ms measured, of {limit:g} ms{busy}"]
-        for line in said:
-            self.watch.say(line)
-        check_foldable(design.spec)  # or there would be no bundle in the end
-        cost = design.cost
-        self.watch.say(f"network: {design.name}, {design.resolution} px, {cost.macs / 1e6:,.0f}M MACs, {cost.params / 1e6:.2f}M params")
-        return design.with_classes(classes), side * 2 <= design.resolution
-
-    def chosen(self, side: int, classes: int) -> tuple[Design, list[str]]:
-        """The design that was asked for, for images of `side` pixels, and what to say about it. A latency in the budget is measured
-        once more, on what the bundle will be."""
-        small, named, runtime = 0 if self.asked.resolution else side, self.asked.network, self.runtime
-        if self.asked.coefficients is not None:
-            design, said = scaled_design(self.asked.coefficients, named, self.budget, typical_side=small, runtime=runtime)
-        else:
-            design, said = choose_design(named, self.budget, typical_side=small, runtime=runtime)
-        design = design.at(self.asked.resolution) if self.asked.resolution else design
-        if self.budget.latency is not None:
-            self.designed_ms = latency_ms(design.with_classes(classes), runtime)
-        return design, said
-
-    def normalisation(self, design: Design) -> Preprocess:
-        """What the weights were trained with, where their record says; else as the network was published."""
-        if self.loaded is not None and self.loaded.preprocess is not None:
-            return self.loaded.preprocess
-        name = design.origin.baseline
-        own = rows()[name].preprocess if name in rows() else Preprocess(crop=design.resolution, resize=round(design.resolution / 0.875))
-        if self.loaded is not None:
-            self.watch.say(
-                f"{self.loaded.source} does not say how its images were normalised; taken as {name} was published: "
-                f"mean {own.mean}, std {own.std}"
-            )
-        return own
-
-    def check_memory(self, design: Design, batch: int) -> None:
-        """ArgumentError where this machine can't train the design at this batch, whatever is spared; nothing has been allocated then."""
-        batch = max(1, batch // (self.compute.accumulate * self.processes.count))
-        needed = LEAST * training_bytes(design.spec, design.resolution, batch)
-        free = float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free_bytes()
-        if needed > free:
-            raise ArgumentError(
-                f"training {design.name} at {design.resolution} px takes at least {needed / 1e9:,.1f} GB for {batch} images at a time, and "
-                f"{free / 1e9:,.1f} GB are free; lower --batch, --resolution or the budget, or raise --accumulate"
-            )
-
-    def weights_or_none(self) -> str | None:
-        return None if self.weights == "none" else self.weights
-
-    def recipe(self, images: int, design: Design) -> Recipe:
-        """The one that was named, as it stands there."""
-        pretrained, asked = self.asked.weights != "none", self.asked.recipe or ("scratch" if self.asked.weights == "none" else "finetune")
-        if self.given is not None:
-            return self.given
-        if asked.endswith(".toml"):
-            return read_recipe(Path(asked), images, design, pretrained=pretrained)
-        recipe = named(asked, images, design, pretrained=pretrained)
-        return recipe.changed({"flip": False}) if self.asked.images in FLIP_HURTS else recipe
-
-    def recipe_as_asked(self, recipe: Recipe) -> Recipe:
-        """With what these weights need, and what was asked for otherwise; of a resumed run as it was written."""
-        if self.resumed is not None and (self.folder / RECIPE).is_file():
-            return read_recipe(self.folder / RECIPE, 0)
-        how = self.loaded.inheritance if self.loaded else None
-        if how is not None and not how.exact:  # what was cut away shifted every statistic, and all layers have to make up for it
-            recipe = replace(recipe, adapt_norms=True, frozen_stages=-1)
-        given = {name: getattr(self.asked, name) for name in ("epochs", "batch", "learning_rate", "clip", "patience", "flip")}
-        changes = dict(self.asked.changes)
-        if changes.get("distill") == SOURCE:
-            changes = {"imitate": IMITATED} | {name: value for name, value in changes.items() if name != "distill"}
-        recipe = recipe.changed({name: value for name, value in given.items() if value is not None} | changes)
-        if recipe.imitate and (how is None or self.loaded is None or self.loaded.record is None):
-            raise ArgumentError("--distill source and --imitate are for weights that are carried over from another size; these aren't")
-        if recipe.adversary.iterations and self.asked.sync_norms:
-            raise ArgumentError("adversaries have batch norms of their own in each process; leave --sync-norms out")
-        if not self.asked.multi_label:
-            return recipe
-        if recipe.adversary.iterations or recipe.sampling == "balanced" or self.asked.unlabelled is not None:
-            raise ArgumentError("adversaries, balanced sampling and pseudo-labels need one label an image; --multi-label goes without")
-        return recipe.changed({"loss": "bce"})
-
     def check(self, found: ImageSet) -> None:
-        if found.skipped:
-            first = found.skipped[0]
-            self.watch.say(f"left out {len(found.skipped)} files that can't be used, e.g. {printable(first.path.name)}: {first.message}")
         if self.resumed is not None and self.resumed.get("data", {}).get("fingerprint") != fingerprint(found):
             raise RunError(
                 f"the images of {self.asked.images} are no longer those that {self.folder} was started on; start again in another folder"
@@ -507,7 +284,7 @@ class _Fit:
                 "each machine needs the same files under the same paths"
             )
 
-    def begin(self, found: ImageSet, design: Design, recipe: Recipe, held: ExitStack) -> None:
+    def begin(self, found: ImageSet, plan: Plan, held: ExitStack) -> None:
         if self.resumed is None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -524,20 +301,20 @@ class _Fit:
             "asked": {
                 "images": self.asked.images,
                 "network": self.asked.network,
-                "budget": str(self.budget) if self.budget else "",
-                "runtime": self.runtime,
-                "epochs": recipe.epochs,
-                "recipe": recipe.name,
-                "weights": self.weights,
+                "budget": str(self.planner.budget) if self.planner.budget else "",
+                "runtime": self.planner.runtime,
+                "epochs": plan.recipe.epochs,
+                "recipe": plan.recipe.name,
+                "weights": plan.weights or "none",
             },
             "asked_exactly": asdict(self.asked),
             "seed": self.asked.seed,
             "threads": torch.get_num_threads(),
-            "precision": self.compute.precision,
-            "designed_ms": self.designed_ms,
+            "precision": plan.compute.precision,
+            "designed_ms": plan.designed_ms,
             "processes": self.processes.count,
-            "network": design.name,
-            "weights": self.weights_about(),
+            "network": plan.design.name,
+            "weights": weights_about(plan.loaded),
             "machine": machine(),
             "versions": {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy", "pillow", "onnxruntime")},
             "data": {
@@ -550,37 +327,35 @@ class _Fit:
             },
         }
         self.write_about()  # first: with it the run can be gone on with
-        write_text(self.folder / DESIGN, design.to_toml())
-        write_text(self.folder / RECIPE, dumps(recipe.to_dict()))
+        write_text(self.folder / DESIGN, plan.design.to_toml())
+        write_text(self.folder / RECIPE, dumps(plan.recipe.to_dict()))
         write_skipped(self.folder / SKIPPED, found.skipped)
         self.watch.began(self.folder)
 
-    def imitated(
-        self, network: Network, found: ImageSet, recipe: Recipe, preprocess: Preprocess, cache: ImageCache
-    ) -> dict[str, torch.Tensor]:
+    def imitated(self, plan: Plan, found: ImageSet, cache: ImageCache) -> dict[str, torch.Tensor]:
         """All weights but the classifier's, after those that were cut learned from the network they were cut from, on the images at
         hand, in its own classes; none where a checkpoint has them."""
         if any((self.folder / "checkpoint").glob("*.pt")):
             return {}
-        record = self.loaded.record if self.loaded is not None else None
-        assert record is not None  # recipe_as_asked
+        record, recipe, preprocess = plan.loaded.record if plan.loaded is not None else None, plan.recipe, plan.preprocess
+        assert record is not None  # Planner.recipe_as_asked
         self.watch.say(f"learning from {record.name} for {recipe.imitate} steps")
-        whole = create_model(network.spec.with_classes(record.num_classes), weights=self.weights_or_none())
+        whole = create_model(plan.network.spec.with_classes(record.num_classes), weights=plan.weights)
         source = TaughtBy(model=create_model(record.network, weights=record).eval(), preprocess=preprocess, student=preprocess)
         varied = ImageDataset(found, "train", preprocess=preprocess, augment=recipe.augment, seed=self.asked.seed, cache=cache)
         imitate(whole, source, varied, steps=recipe.imitate, tell=self.watch.progress)
         return {key: value for key, value in whole.state_dict().items() if not key.startswith("classifier.")}
 
-    def pseudo_labels(self, found: ImageSet, design: Design, recipe: Recipe) -> PseudoLabels:
+    def pseudo_labels(self, found: ImageSet, plan: Plan) -> PseudoLabels:
         """A teacher's labels for the unlabelled images: what the folder has of them, else of a teacher that is trained first."""
         table = self.folder / TABLE
         if not self.processes.decide(table.is_file):
-            teacher = self.teacher(recipe)
-            if self.processes.main and Run(teacher).design.cost.params > design.cost.params:
+            teacher = self.teacher(plan)
+            if self.processes.main and Run(teacher).design.cost.params > plan.design.cost.params:
                 self.watch.say(f"the teacher {teacher} is larger than its student, which Noisy Student's are not")
             files = self.processes.decide(lambda: unlabelled_files(Path(self.asked.unlabelled or ""), found))
             labels = label(
-                teacher, files, classes=found.classes, how=recipe.pseudo, processes=self.processes,
+                teacher, files, classes=found.classes, how=plan.recipe.pseudo, processes=self.processes,
                 progress=lambda done, total: self.watch.progress("labelling", done, total),
             )  # fmt: skip
             sure = sum(times > 0 for times in labels.times)
@@ -607,8 +382,9 @@ class _Fit:
         name = self.asked.teacher
         return Path(name) if recipe.pseudo.rounds == 1 and name is not None and (Path(name) / RUN).is_file() else None
 
-    def teacher(self, recipe: Recipe) -> Path:
+    def teacher(self, plan: Plan) -> Path:
         """The run whose labels this student learns from: one that was named, or one inside this folder, trained first."""
+        recipe = plan.recipe
         if given := self.processes.decide(lambda: self.given_teacher(recipe)):
             return given
         first, named_one = recipe.pseudo.rounds == 1, self.asked.teacher
@@ -619,36 +395,10 @@ class _Fit:
         asked = replace(
             self.asked, network=network, coefficients=None, macs=None, params=None, memory=None, latency=None, resolution=None,
             recipe=None, unlabelled=None if first else self.asked.unlabelled, teacher=None if first else named_one, changes={},
-            precision=self.compute.precision,
+            precision=plan.compute.precision,
         )  # fmt: skip
         given = None if first else replace(recipe, pseudo=replace(recipe.pseudo, rounds=recipe.pseudo.rounds - 1))
         return _Fit(asked, folder, watch, self.processes, given=given).run().folder
-
-    def load(self, design: Design) -> Loaded | None:
-        weights = self.weights_or_none()
-        if weights is None:
-            return None
-        loaded = load_weights(create_model(design.with_classes(0)), weights)
-        if loaded.inheritance is not None:
-            self.watch.say(f"weights {loaded.inheritance}")
-        return loaded
-
-    def weights_about(self) -> dict[str, Any] | None:
-        loaded = self.loaded
-        if loaded is None:
-            return None
-        inherited = {"inherited": str(loaded.inheritance)} if loaded.inheritance is not None else {}
-        record = loaded.record
-        if record is None:
-            return {"name": loaded.source, "source": loaded.source, "top1": None}
-        about = {
-            "name": record.network,
-            "source": record.name,
-            "top1": record.top1,
-            "licence": record.licence,
-            "data": record.training_data,
-        }
-        return about | inherited
 
     # --- after training --------------------------------------------------------------------------
 
@@ -709,6 +459,24 @@ class _Nested(Watcher):
         self.outer.progress(self.name + what, done, total)
 
 
+def weights_about(loaded: Loaded | None) -> dict[str, Any] | None:
+    """What run.json says of the weights that training started from."""
+    if loaded is None:
+        return None
+    inherited = {"inherited": str(loaded.inheritance)} if loaded.inheritance is not None else {}
+    record = loaded.record
+    if record is None:
+        return {"name": loaded.source, "source": loaded.source, "top1": None}
+    about = {
+        "name": record.network,
+        "source": record.name,
+        "top1": record.top1,
+        "licence": record.licence,
+        "data": record.training_data,
+    }
+    return about | inherited
+
+
 def crowd() -> float:
     """How many times as long things take because others compute here too: waiting processes a core, at least 1."""
     try:
@@ -717,34 +485,5 @@ def crowd() -> float:
         return 1.0
 
 
-def fingerprint(found: ImageSet) -> str:
-    """A sum over names, labels and sizes: whether two sets are the same images."""
-    total = hashlib.sha256(repr(found.classes).encode())
-    for split, items in found.splits.items():
-        for item in items:
-            total.update(f"{split}\0{item.path.name!r}\0{item.labels or item.label}\0{item.path.stat().st_size}\n".encode())
-    return total.hexdigest()[:16]
-
-
 def _text(amount: str | float | Path | None) -> str | None:
     return None if amount is None else str(amount)
-
-
-def _new_folder(asked: Asked, out: Path | None) -> Path:
-    """`out`, or a name of our own. ArgumentError where something is in it."""
-    folder = out or _free_name(asked)
-    if not empty(folder):
-        what = "a run" if (folder / RUN).exists() else "files"
-        raise ArgumentError(f"{folder} has {what} in it already; go on with it by --resume {folder}, or name another folder with -o")
-    return folder
-
-
-def _free_name(asked: Asked) -> Path:
-    """runs/IMAGES-NETWORK, with a number behind it where that is taken."""
-    network = "auto" if not asked.network else "blocks" if is_block_strings(asked.network) else Path(asked.network).stem
-    base = f"{Path(asked.images).resolve().stem or 'images'}-{network}"
-    for number in range(1, 10_000):
-        folder = Path("runs") / (base if number == 1 else f"{base}-{number}")
-        if empty(folder):
-            return folder
-    raise ArgumentError(f"runs/{base} to runs/{base}-9999 are all taken; name a folder with -o")

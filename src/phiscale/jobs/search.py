@@ -18,7 +18,7 @@ from phiscale.architecture.catalog import rows as published
 from phiscale.architecture.toml import dumps
 from phiscale.atomic import as_run_error, write_text
 from phiscale.cost import Budget
-from phiscale.data.find import ImageSet, find_images
+from phiscale.data.find import ImageSet, find_images, fingerprint
 from phiscale.data.load import typical_side
 from phiscale.errors import ArgumentError, PhiscaleError, RunError
 from phiscale.jobs.choose import ENLARGE, LEAST_USEFUL, named_design
@@ -92,7 +92,6 @@ def plan(asked: Asked, *, watch: Watcher | None = None) -> Plan:
         baseline, grid=asked.grid, ratio=asked.ratio, tolerance=asked.tolerance, budget=asked.budget,
         latency=_latencies if asked.budget.latency is not None else None,
     )  # fmt: skip
-    from phiscale.jobs.fit import fingerprint
     from phiscale.jobs.proxy import proxy_recipe
 
     recipe = proxy_recipe(len(images.splits["train"]), epochs=asked.epochs)
@@ -283,8 +282,6 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_other_images(study: Study, images: str) -> None:
-    from phiscale.jobs.fit import fingerprint
-
     found = find_images(images, seed=study.setup.seed)
     study.refuse_other(replace(study.setup, images=dict(study.setup.images) | {"fingerprint": fingerprint(found)}))
 

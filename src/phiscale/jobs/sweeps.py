@@ -13,7 +13,7 @@ from pathlib import Path
 
 from phiscale.architecture import Design, NetworkSpec, scale
 from phiscale.atomic import as_run_error, write_text
-from phiscale.data.find import find_images
+from phiscale.data.find import find_images, fingerprint
 from phiscale.data.load import typical_side
 from phiscale.errors import ArgumentError, DivergedError, RunError
 from phiscale.jobs.choose import ENLARGE, LEAST_USEFUL, named_design
@@ -132,7 +132,6 @@ def sweep(
         give_folder(folder)
     except OSError as error:
         raise as_run_error(error, folder.parent) from error
-    from phiscale.jobs.fit import fingerprint  # brings torch
     from phiscale.jobs.proxy import make_proxy
 
     proxy = make_proxy(found, start, epochs=epochs, tell=tell.progress)

@@ -12,12 +12,12 @@ from phiscale.architecture import Design
 from phiscale.atomic import write_text
 from phiscale.cost.memory import training_bytes
 from phiscale.errors import ArgumentError, RunError
-from phiscale.jobs.fit import Asked, _Fit, _free_name
+from phiscale.jobs.asked import Asked, free_name
+from phiscale.jobs.plan import Planner
 from phiscale.jobs.watch import Watcher
 from phiscale.report.rates import Curve, rates_svg, write_rates
 from phiscale.runtime.machine import free_bytes
 from phiscale.training import Recipe
-from phiscale.training.processes import Processes
 from phiscale.training.rates import Rates, range_test
 
 SPARE = 0.1  # of the free memory, which is left to others
@@ -28,12 +28,17 @@ ROUND = 8  # a large batch is a multiple of this
 def find_lr(asked: Asked, *, out: Path | None = None, watch: Watcher | None = None) -> tuple[Path, Rates]:
     """The range test for what `asked` would train: rates.csv, rates.svg and rates.html in `out` (None: runs/IMAGES-lr), and its rows."""
     watch = watch or Watcher()
-    folder = out or _free_name(replace(asked, network="lr"))
-    made = _Fit(asked, folder, watch, Processes())
-    found, cache, design, preprocess, recipe, network, teacher = made.ready()
+    folder = out or free_name(replace(asked, network="lr"))
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    planner = Planner(asked, folder, watch.say)
+    found = planner.find(watch.progress)
+    plan = planner.plan(found)
+    design, recipe = plan.design, plan.recipe
+    found, cache = planner.open(found, plan.preprocess, watch.progress)
     rates = range_test(
-        network, found, recipe=recipe, compute=made.compute, preprocess=preprocess, seed=asked.seed, cache=cache, workers=asked.workers,
-        teacher=teacher, progress=watch.progress,
+        plan.network, found, recipe=recipe, compute=plan.compute, preprocess=plan.preprocess, seed=asked.seed, cache=cache,
+        workers=asked.workers, teacher=plan.teacher, progress=watch.progress,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     rows = zip(rates.rates, rates.losses, rates.smoothed, strict=True)
@@ -63,11 +68,10 @@ def find_batch(asked: Asked, *, limit_bytes: int | None = None, watch: Watcher |
     ArgumentError where not even two images fit.
     """
     watch = watch or Watcher()
-    made = _Fit(asked, Path(), watch, Processes())
-    found = made.find()
-    design = made.design(found)[0]
-    made.loaded = None
-    recipe = made.recipe_as_asked(made.recipe(len(found.splits["train"]), design))
+    planner = Planner(asked, Path(), watch.say)
+    found = planner.find(watch.progress)
+    design = planner.design(found)[0]
+    recipe = planner.recipe_as_asked(planner.recipe(len(found.splits["train"]), design))
     limit = limit_bytes if limit_bytes is not None else round(free() * (1 - SPARE))
     most = len(found.splits["train"])
     return largest(design.with_classes(len(found.classes)), recipe, asked, limit, most, watch)
