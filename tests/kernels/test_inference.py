@@ -36,12 +36,14 @@ def images(count: int = 5, side: int = 33) -> torch.Tensor:
 @NATIVE
 @pytest.mark.parametrize("as_trained", [lambda model: model, accelerate, lambda model: freeze_norms(accelerate(model))])
 def test_the_engine_gives_the_modules_answers(as_trained: Any) -> None:
-    model, x = as_trained(network()).train(), images()
+    model, x, threads = as_trained(network()).train(), images(), torch.get_num_threads()
     with torch.no_grad(), inference(model, x[:1]) as answer:
         assert answer.by == "native"
         assert not model.training
+        assert torch.get_num_threads() == 1  # whatever it was; and so it is again
         torch.testing.assert_close(answer.logits(x), model(x), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(answer.pooled(x), model.forward_features(x).mean((2, 3)), rtol=1e-4, atol=1e-5)
+    assert torch.get_num_threads() == threads
     with torch.no_grad():
         model.classifier.bias.add_(3.0)
         with inference(model, x[:1]) as answer:  # the weights that it has now

@@ -153,3 +153,12 @@ def test_operators_are_registered_properly() -> None:
     torch.library.opcheck(norm_act, (*inputs, torch.ones(2, 3), x.detach()), test_utils=tests)
     gate = torch.ones(2, 3), torch.ones(2), torch.ones(3, 2), torch.ones(3)
     torch.library.opcheck(norm_act_gated, (*inputs, *gate, 4), test_utils=tests)
+
+
+def test_a_gradient_of_a_gradient_is_refused_not_zero() -> None:
+    x, _, _ = map_of(2, 3, 4, 5, False, 0.0)
+    x, one, zero = x.requires_grad_(), torch.ones(3), torch.zeros(3)
+    y = norm_act(x, one, zero, zero, one, 4, False, None, None)
+    (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        slope.square().sum().backward()

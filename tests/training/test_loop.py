@@ -368,12 +368,15 @@ from pathlib import Path
 import torch
 from pictures import PREPROCESS, certain, draw, network
 from phiscale.training import Compute, train
+from phiscale.training.rates import range_test
 
 folder = Path(tempfile.mkdtemp(dir=sys.argv[1]))
 for optimizer in ("sgd", "adamw", "rmsprop"):
     recipe = certain(epochs=1, optimizer=optimizer, learning_rate=1e-3, probe=True)
     own = folder / optimizer
     train(network(recipe), draw(own), recipe=recipe, preprocess=PREPROCESS, folder=own / "run", compute=Compute())
+    if optimizer == "sgd":
+        range_test(network(recipe), draw(own), recipe=recipe, compute=Compute(), preprocess=PREPROCESS)
     print(sorted({"torch._dynamo", "torch.distributed.tensor", "sympy"} & set(sys.modules)))
 """
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import socket
 import threading
 from dataclasses import replace
@@ -215,6 +216,16 @@ def test_wrong_bytes_of_the_hub_are_refused_and_deleted(hub):
     with pytest.raises(WeightsError, match=f"its checksum is not sha256:{SHA}"):
         download(url)
     assert in_hub_cache(url) is None
+
+
+def test_a_hub_cache_that_cannot_be_read_holds_nothing(hub, monkeypatch):
+    def closed(path, *args, stat=os.stat, **options):
+        if "models--" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert in_hub_cache(hub.format("timm", "good")) is None
 
 
 def test_what_the_hub_does_not_have_says_where_to_put_it(hub):

@@ -96,13 +96,13 @@ class Planner:
 
     def plan(self, found: ImageSet) -> Plan:
         """What is trained on `found`, how, and from which weights. Nothing is written."""
+        self.loaded = self.designed_ms = None
         compute, why = self.compute.decided()
         design, whole = self.design(found)
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch.compile" if compute.compile else status()
         self.say(f"training: {device}; {compute.precision}: {why if self.resumed is None else 'as it was begun'}")
         recipe = self.recipe(len(found.splits["train"]), design)
-        asked = self.asked.weights or ("none" if recipe.from_random else "auto")
-        weights = None if asked == "none" else asked
+        weights = self.weights(recipe)
         self.load(design, weights)
         preprocess = scaled_preprocess(self.normalisation(design), design, whole=whole)
         recipe = self.recipe_as_asked(recipe)
@@ -161,6 +161,11 @@ class Planner:
         if self.budget.latency is not None:
             self.designed_ms = latency_ms(design.with_classes(classes), runtime)
         return design, said
+
+    def weights(self, recipe: Recipe) -> str | None:
+        """A name or file; None: random."""
+        asked = self.asked.weights or ("none" if recipe.from_random else "auto")
+        return None if asked == "none" else asked
 
     def load(self, design: Design, weights: str | None) -> None:
         """The weights without the classifier, for what is known of them."""

@@ -71,7 +71,9 @@ def find_batch(asked: Asked, *, limit_bytes: int | None = None, watch: Watcher |
     planner = Planner(asked, Path(), watch.say)
     found = planner.find(watch.progress)
     design = planner.design(found)[0]
-    recipe = planner.recipe_as_asked(planner.recipe(len(found.splits["train"]), design))
+    recipe = planner.recipe(len(found.splits["train"]), design)
+    planner.load(design, planner.weights(recipe))  # weights that are carried over train all layers
+    recipe = planner.recipe_as_asked(recipe)
     limit = limit_bytes if limit_bytes is not None else round(free() * (1 - SPARE))
     most = len(found.splits["train"])
     return largest(design.with_classes(len(found.classes)), recipe, asked, limit, most, watch)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import register_autograd, register_fake
 
 from phiscale.errors import ArgumentError
-from phiscale.kernels.library import call, operator
+from phiscale.kernels.library import call, once_only, operator
 from phiscale.kernels.norm import CL, _affine, _floats, _map, _plain, slopes
 from phiscale.nn.layers import Conv2d
 
@@ -105,6 +105,7 @@ def _fake_depthwise_backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 register_fake("phiscale::depthwise_backward", _fake_depthwise_backward)
+once_only("depthwise_backward")
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

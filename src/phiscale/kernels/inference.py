@@ -1,5 +1,6 @@
 """A network in evaluation, computed by the native engine where that can: in float32 the module's answers, sooner."""
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ def inference(model: Network, first: Tensor | None, *, bf16: bool = False) -> Ge
 
     first  an image (1, in_channels, H, W), which both compute: where they differ the module answers; None: it does anyway
     bf16   may be computed in bfloat16 where the processor multiplies it; the module's own precision is the caller's autocast
+    While the engine answers in the main thread, torch has one thread; so an `inference` inside another is slow.
     """
     model.eval()
 
@@ -47,18 +49,34 @@ def inference(model: Network, first: Tensor | None, *, bf16: bool = False) -> Ge
     if engine is None:
         yield Inference(logits, pooled, "torch", torch.channels_last)
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would wait busily after each operator, on the cores that the engine works on
     try:
-        yield Inference(
-            lambda images: torch.from_numpy(engine(images.numpy())),
-            lambda images: torch.from_numpy(engine.outputs(images.numpy(), embedding=True).embedding),
-            "native",
-            torch.contiguous_format,
-        )
+        with _torch_alone():
+            yield Inference(
+                lambda images: torch.from_numpy(engine(images.numpy())),
+                lambda images: torch.from_numpy(engine.outputs(images.numpy(), embedding=True).embedding),
+                "native",
+                torch.contiguous_format,
+            )
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _torch_alone() -> Generator[None]:
+    """torch on one thread: more would wait busily after each operator, on the cores that the engine works on.
+
+    A thread of Python that calls torch for the first time takes this number over for good. So only in the main thread, and while
+    nothing of ours begins another.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        torch.set_num_threads(1)
+        yield
     finally:
         torch.set_num_threads(threads)
-        engine.close()
 
 
 def _native(model: Network, first: Tensor, precision: str, pooled: Callable[[Tensor], Tensor]) -> Native | None:

@@ -1,4 +1,4 @@
-"""The compiled kernels: which build fits this processor, and why there is none where there is none.
+"""The compiled kernels: which build fits this processor, why there is none where there is none, and how torch comes to know them.
 
 `source/` is compiled once per instruction set when the package is built, where a compiler is; everything works without it,
 slower. PHISCALE_KERNELS=off does without it, PHISCALE_KERNELS=portable (avx2, avx512, avx512bf16) takes that build.
@@ -33,6 +33,18 @@ def operator(function: Callable[..., Any]) -> Callable[..., Any]:
     _OPERATORS.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _OPERATORS.impl(name, function, "CPU")
     return getattr(torch.ops.phiscale, name).default
+
+
+def once_only(name: str) -> None:
+    """Make a gradient of the operator's gradient an error, where torch would take it for zero."""
+
+    def refuse(ctx: Any, *_: Any) -> None:
+        del ctx
+        raise NotImplementedError(
+            f"phiscale::{name} has no gradient of its own; take second derivatives of the plain network (phiscale.kernels.restore)"
+        )
+
+    torch.library.register_autograd(f"phiscale::{name}", refuse)
 
 
 def library() -> ctypes.CDLL | None:

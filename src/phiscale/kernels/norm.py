@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import register_autograd, register_fake
 
-from phiscale.kernels.library import call, operator
+from phiscale.kernels.library import call, once_only, operator
 
 CL = torch.channels_last
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3, nn.SiLU: 4}
@@ -33,6 +33,7 @@ def _fake_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 register_fake("phiscale::moments", _fake_moments)
+once_only("moments")
 
 
 @operator
@@ -95,6 +96,7 @@ def _fake_norm_act_backward(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, 
 
 
 register_fake("phiscale::norm_act_backward", _fake_norm_act_backward)
+once_only("norm_act_backward")
 
 
 def _save_norm_act(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -196,6 +198,7 @@ def _fake_norm_act_gated_backward(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 register_fake("phiscale::norm_act_gated_backward", _fake_norm_act_gated_backward)
+once_only("norm_act_gated_backward")
 
 
 def _save_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

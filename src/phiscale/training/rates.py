@@ -17,6 +17,7 @@ from phiscale.nn import Network
 from phiscale.training.compute import Compute
 from phiscale.training.loop import Progress, _mute, _silent, _Training
 from phiscale.training.objective import Teacher
+from phiscale.training.optim import without_compiler
 from phiscale.training.processes import Processes
 from phiscale.training.recipe import Recipe
 from phiscale.training.stop import Stop
@@ -75,6 +76,7 @@ class _Rising(_Training):
         return
 
 
+@without_compiler()
 def range_test(
     model: Network,
     images: ImageSet,

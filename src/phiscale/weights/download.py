@@ -77,7 +77,7 @@ def in_hub_cache(url: str) -> Path | None:
         return None
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    if not Path(HF_HUB_CACHE, "models--" + place[0].replace("/", "--")).is_dir():
+    if not os.path.isdir(os.path.join(HF_HUB_CACHE, "models--" + place[0].replace("/", "--"))):  # also where it can't be read
         return None  # as it would say, without importing its client: 0.2 s
     from huggingface_hub import try_to_load_from_cache
 
