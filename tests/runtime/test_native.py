@@ -509,7 +509,7 @@ def test_the_fastest_engine_is_the_default_and_it_is_measured_once(
 
 
 @runs_here
-def test_what_one_process_measured_another_knows(tmp_path: Path) -> None:
+def test_the_default_that_one_process_measured_another_knows(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(graph(Design(spec=SMALL, resolution=32), random_weights(SMALL)).SerializeToString())
     code = "import sys, pathlib; from phiscale.runtime.engines import open_engine; open_engine(pathlib.Path(sys.argv[1]).read_bytes())"
     for seed in "12":  # of Python's hashes, which differ from one process to the next
