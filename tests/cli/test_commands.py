@@ -1,6 +1,9 @@
 """Every command through the door that a person uses: arguments in; output, messages and exit status out."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -75,3 +78,15 @@ def test_weights_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str
     best = next(entry for entry in said if entry["network"] == "efficientnet_b0")
     assert best["name"] == "timm/efficientnet_b0.ra4_e3600_r224_in1k"
     assert main(["list", "no-such-weights", "--weights"]) == 2
+
+
+@pytest.mark.parametrize(("given", "there"), [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")])
+def test_threads_of_torch_wait_shortly_unless_told(given: dict[str, str], there: str) -> None:
+    """Set before anything opens torch, and for the processes that a job starts."""
+    code = (
+        "import atexit, os, sys; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)); "
+        "sys.argv[1:] = ['--version']; from phiscale.cli import command_line; command_line()"
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{there} False"

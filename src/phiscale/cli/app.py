@@ -82,12 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
+SPINS = "5000"
+
+
 def command_line() -> NoReturn:
     """The `phiscale` command: `main` on the process's own arguments, then out.
 
     `predict` leaves the shortest way, as taking down the interpreter and an engine that nobody needs again is an eighth of a first
     prediction's time. It has no files open and no children.
+    torch's threads wait busily between operators, by GNU OpenMP's default for so long that beside two busy programs a training step
+    takes eight times as long, not two or three (docs/performance.md). It is read when torch is opened; what a person set stays.
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     gc.set_threshold(100_000)  # imports make objects that stay, and looking through them again and again is 7 ms of a first prediction
     status = main()
     if sys.argv[1:2] == ["predict"]:
