@@ -16,6 +16,7 @@ from phiscale.version import VERSION
 DONE, FAILED, WRONG_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 
 # name: (group, one line of help). The command is `command` in cli/NAME.py
+SPINS = "5000"  # turns that torch's threads wait busily for each other: docs/performance.md, "Beside other programs"
 COMMANDS = {
     "fit": ("Train", "Train a classifier on a folder of images, inside a budget."),
     "search": ("Train", "Find α, β, γ for a baseline on your images."),
@@ -80,9 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail("this is a bug; please report it with the lines above, the command, and what `phiscale doctor` says", FAILED)
     return DONE
-
-
-SPINS = "5000"
 
 
 def command_line() -> NoReturn:

@@ -50,7 +50,7 @@ def inference(model: Network, first: Tensor | None, *, bf16: bool = False) -> Ge
         yield Inference(logits, pooled, "torch", torch.channels_last)
         return
     try:
-        with _torch_alone():
+        with _one_torch_thread():
             yield Inference(
                 lambda images: torch.from_numpy(engine(images.numpy())),
                 lambda images: torch.from_numpy(engine.outputs(images.numpy(), embedding=True).embedding),
@@ -62,7 +62,7 @@ def inference(model: Network, first: Tensor | None, *, bf16: bool = False) -> Ge
 
 
 @contextmanager
-def _torch_alone() -> Generator[None]:
+def _one_torch_thread() -> Generator[None]:
     """torch on one thread: more would wait busily after each operator, on the cores that the engine works on.
 
     A thread of Python that calls torch for the first time takes this number over for good. So only in the main thread, and while
